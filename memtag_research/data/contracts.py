@@ -1,0 +1,3 @@
+MONEY_KINDS = ("sale", "return", "exchange", "gift", "service")
+ORDER_KINDS = ("sale", "gift", "service")
+UNIT_KINDS = ("sale",)
