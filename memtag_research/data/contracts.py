@@ -69,7 +69,7 @@ def contract(
                           f"The tables are: {', '.join(contracts())}.")
 
 # %% ../../nbs/data/02_contracts.ipynb #d1d720cd
-def _shape(table, spec):
+def _shape(table, spec, extra):
     "Failures of columns and types, without looking at rows."
     for name, col in spec.columns.items():
         if name not in table.columns:
@@ -79,9 +79,9 @@ def _shape(table, spec):
         elif not _same_type(table[name].type(), dt.dtype(col.type)):
             yield Failure(spec.name, name, f"must be {col.type}, is {table[name].type()}", advice="Give the type in the mapping.")
     for name in table.columns:
-        if name not in spec.columns:
+        if name not in spec.columns and name not in extra:
             near = did_you_mean(name, spec.columns).strip()
-            yield Failure(spec.name, name, "is not declared", advice=near or "Leave it out of the mapping, or declare it under `extra`.")
+            yield Failure(spec.name, name, "is not declared", advice=near or "Leave it out of the mapping, or give it a `type` there.")
 
 def _same_type(got, want):
     if want.is_timestamp(): return got.is_timestamp() and got.timezone is None
@@ -142,10 +142,11 @@ def _groups(table, spec):
 def check_table(
     table: ibis.Table,  # to be a canonical table
     name: str,          # which one
+    extra=(),           # columns of the user's own, beyond the contract
 ) -> list[Failure]:     # empty when it fits
     "Every broken rule of a table; rows are searched once its shape is right."
     spec = contract(name)
-    failures = list(_shape(table, spec))
+    failures = list(_shape(table, spec, extra))
     return failures or [*_broken_rows(table, spec), *_groups(table, spec)]
 
 def check_contract(
