@@ -30,8 +30,8 @@ def rebuilt(root: Path, into: Path) -> Path:
         if module.name != "__init__.py":
             module.unlink()  # so that a module without a notebook shows
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}  # nbdev writes no index when this is set
-    for command in ("from nbdev.clean import nbdev_clean as run", "from nbdev.doclinks import nbdev_export as run"):
-        subprocess.run([sys.executable, "-c", command + "; run()"], cwd=into, env=env, check=True)
+    script = "import nbdev.clean, nbdev.doclinks; nbdev.clean.nbdev_clean(); nbdev.doclinks.nbdev_export()"
+    subprocess.run([sys.executable, "-c", script], cwd=into, env=env, check=True)
     return into
 
 
@@ -67,7 +67,7 @@ def untagged_reports(root: Path) -> list[str]:
         cells = [c for c in json.loads(path.read_text("utf-8"))["cells"] if c["cell_type"] == "code"]
         tagged = [i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])]
         if tagged != [0]:
-            lines.append(f"nbs/reports/{path.name}: only the first code cell, and that, carries the tag `parameters`")
+            lines.append(f"nbs/reports/{path.name}: its first code cell, and no other, needs the tag `parameters`")
     return lines
 
 
