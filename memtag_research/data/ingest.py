@@ -32,7 +32,7 @@ from .sources import find_files, read_source, sha256_of, unreadable
 from .workspace import read_config
 
 # %% ../../nbs/data/06_ingest.ipynb #937561d7
-_SOURCE_KEYS = ("files", "format", "delimiter", "encoding", "quote", "columns", "drop", "join")
+_SOURCE_KEYS = ("files", "format", "delimiter", "encoding", "quote", "columns", "drop", "join", "one_row_per")
 _COLUMN_KEYS = ("from", "sql", "value", "cases", "else", "zone", "format", "unit", "values", "sign", "on_error", "type")
 
 def _check_keys(given, allowed, where):
@@ -125,6 +125,13 @@ def _refuse_mixed_zones(value, column, spec, where):
     return spec
 
 # %% ../../nbs/data/06_ingest.ipynb #c2f96090
+def _one_row_per(raw, spec, where):
+    "The first row of each value of a column: members from their receipts."
+    if "one_row_per" not in spec: return raw
+    by = spec["one_row_per"]
+    _quoted(by, raw.columns, f"{where}.one_row_per")
+    return raw.filter(raw._row == raw._row.min().over(ibis.window(group_by=by)))
+
 def _joined(con, raw, spec, root, where):
     "Left join of look-up files: product attributes beside an order line."
     for join in spec.get("join", []):
@@ -148,7 +155,7 @@ def _reasons(rules, columns, where):
 # %% ../../nbs/data/06_ingest.ipynb #111e8000
 def _stage(con, raw, table, spec, config, file_number):
     "Typed columns, `_reason`, and `_bad_<column>` with the source text of unreadable values."
-    where, columns = f"sources.{table}", [c for c in raw.columns if c != "_row"]
+    where, columns = f"sources.{table}", raw.columns
     declared = contract(table).columns
     mapped = {name: _column_sql(s, columns, f"{where}.columns.{name}") for name, s in spec["columns"].items()}
     selected = ", ".join(f"{sql} AS \"m_{name}\"" for name, (sql, _) in mapped.items())
@@ -227,7 +234,8 @@ def _ingest_table(con, table, spec, config, root, folder):
     paths = find_files(spec.get("files"), root)
     stages = []
     for number, path in enumerate(paths, 1):
-        raw = _joined(con, read_source(con, path, spec), spec, root, f"sources.{table}")
+        raw = _one_row_per(read_source(con, path, spec), spec, f"sources.{table}")
+        raw = _joined(con, raw, spec, root, f"sources.{table}")
         stages.append(_stage(con, raw, table, spec, config, number))
     with _reading(paths): con.to_parquet(ibis.union(*stages) if len(stages) > 1 else stages[0], staged_path)
     staged = _with_unreadable_dropped(con.read_parquet(staged_path), spec)

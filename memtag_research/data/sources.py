@@ -45,7 +45,8 @@ def _in_package(name):
     package, _, inside = name.partition("/")
     spec = importlib.util.find_spec(package)  # found, not imported
     if spec is None: raise DefinitionError(f"files: the package {package!r} is not installed. Run: pip install {package}")
-    path = Path(spec.origin).parent / inside
+    folder = Path(spec.origin).parent
+    path = folder / inside if (folder / inside).is_file() else folder.parent / inside  # shipped data of a checkout
     if not path.is_file(): raise DefinitionError(f"files: the package {package!r} has no file {inside!r}.")
     return path
 
