@@ -86,6 +86,14 @@ def test_the_eight_value_classes():
     assert list(labels(codes, "zh").values()) == classic.split()
 
 
+def test_every_code_of_the_measures_has_its_label():
+    from memtag_research.measures import lifecycle, metrics, rfm, sales
+    codes = [*metrics.METRICS, *metrics.KPIS, *metrics.NOT_YET, *sales.FACTORS]
+    codes += [f"rfm_class_{c}" for c in rfm.RFM_CLASSES] + [f"rfm_segment_{c}" for c in rfm.RFM_SEGMENTS]
+    codes += [f"lifecycle_{c}" for c in lifecycle.STAGES] + [f"step_{c}" for c in lifecycle.FUNNEL]
+    assert [c for c in codes if c not in glossary()] == []
+
+
 def test_unknown_names_are_refused_with_a_hint():
     with pytest.raises(DefinitionError, match="Did you mean 'member_sales'"):
         label("member_sale")
