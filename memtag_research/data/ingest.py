@@ -135,10 +135,10 @@ def _one_row_per(raw, spec, where):
 def _joined(con, raw, spec, root, where):
     "Left join of look-up files: product attributes beside an order line."
     for join in spec.get("join", []):
-        _check_keys(join, ("files", "format", "delimiter", "encoding", "quote", "on", "columns"), f"{where}.join")
+        _check_keys(join, ("files", "format", "delimiter", "encoding", "quote", "by", "columns"), f"{where}.join")
         path, = find_files(join["files"], root)
         look = read_source(con, path, join)
-        on = join["on"]
+        on = join["by"]   # not `on`, which YAML reads as true
         for side in (raw, look): _quoted(on, side.columns, f"{where}.join")
         look = look.select(_on=look[on].cast("string"), **{c: look[c] for c in join["columns"]})
         if look.count().execute() != look._on.nunique().execute():
