@@ -9,6 +9,7 @@ __all__ = ['orders_grain', 'member_days_grain']
 import ibis
 
 from .contracts import MONEY_KINDS, ORDER_KINDS, UNIT_KINDS
+from .engine import total
 
 # %% ../../nbs/data/03_grains.ipynb #2299ec9c
 def _cancellations(lines, sold):
@@ -16,7 +17,7 @@ def _cancellations(lines, sold):
     refunds = lines.filter(lines.line_kind == "return")
     if "original_order_id" in lines.columns:
         refunds = refunds.mutate(order_id=ibis.coalesce(refunds.original_order_id, refunds.order_id))
-    daily = refunds.group_by("order_id", "local_date").agg(refund=refunds.net_cents.sum().cast("int64"), at=refunds.ts.max())
+    daily = refunds.group_by("order_id", "local_date").agg(refund=total(refunds.net_cents), at=refunds.ts.max())
     daily = daily.inner_join(sold.select("order_id", sold="net_cents"), "order_id")
     by_day = ibis.window(group_by="order_id", order_by="local_date", preceding=None, following=0)
     left = daily.mutate(left=daily.sold + daily.refund.sum().over(by_day).cast("int64"))
@@ -34,8 +35,8 @@ def _totals(order_lines):
     return lines.group_by("order_id").agg(
         **{c: lines[c].min() for c in _SAME if c in lines.columns}, lines=lines.count(),
         units=units.fill_null(0).cast("decimal(18, 3)"),
-        **{c: lines[c].sum().cast("int64") for c in _SUMS if c in lines.columns},
-        net_cents=lines.net_cents.sum().cast("int64"))
+        **{c: total(lines[c]) for c in _SUMS if c in lines.columns},
+        net_cents=total(lines.net_cents))
 
 def _with_cancellation(totals, order_lines):
     gone = _cancellations(order_lines, totals.filter(totals.net_cents > 0))
@@ -68,9 +69,9 @@ def _standing(rows):
     "One row a member and day: orders that are never cancelled, and all money of the day."
     alive = rows.is_order & rows.cancelled_date.isnull()
     days = rows.group_by("member_id", "local_date").agg(
-        orders=alive.cast("int64").sum().cast("int64"), first_ts=rows.ts.min(where=alive), last_ts=rows.ts.max(where=alive),
-        units=rows.units.sum().cast("decimal(18, 3)"), gross_cents=rows.gross_cents.sum().cast("int64"),
-        net_cents=rows.net_cents.sum().cast("int64"))
+        orders=total(alive.cast("int64")), first_ts=rows.ts.min(where=alive), last_ts=rows.ts.max(where=alive),
+        units=rows.units.sum().cast("decimal(18, 3)"), gross_cents=total(rows.gross_cents),
+        net_cents=total(rows.net_cents))
     days = days.filter((days.orders > 0) | (days.net_cents != 0) | (days.gross_cents != 0))
     return days.mutate(cancelled_date=ibis.null("date"), purchase_days=(days.orders > 0).cast("int64"))
 
