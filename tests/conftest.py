@@ -1,4 +1,4 @@
-"""Workspaces of public data, each made once for a whole run of the tests. Read them; never write into them."""
+"""Workspaces of public data, kept in .workspaces between runs. Read them; never write into them."""
 
 from pathlib import Path
 
@@ -7,20 +7,24 @@ import pytest
 from memtag_research.data.datasets import init_workspace
 from memtag_research.data.ingest import ingest
 
+WORKSPACES = Path(__file__).resolve().parents[1] / ".workspaces"
+
 
 @pytest.fixture(scope="session")
-def online_retail(tmp_path_factory) -> Path:
+def online_retail() -> Path:
     "The workspace of the shipped Online Retail data."
-    return made(tmp_path_factory, "online-retail")
+    return kept("online-retail")
 
 
 @pytest.fixture(scope="session")
-def complete_journey(tmp_path_factory) -> Path:
+def complete_journey() -> Path:
     "The workspace of the Complete Journey (1,469,307 lines)."
-    return made(tmp_path_factory, "complete-journey")
+    return kept("complete-journey")
 
 
-def made(tmp_path_factory, dataset: str) -> Path:
-    root = init_workspace(tmp_path_factory.mktemp("workspaces") / dataset, dataset)
-    ingest(root)
+def kept(dataset: str) -> Path:
+    "The workspace, ingested anew when its mapping, its sources or the code of the data wing changed."
+    root = WORKSPACES / dataset
+    (root / "memtag.yaml").unlink(missing_ok=True)  # today's mapping
+    ingest(init_workspace(root, dataset))
     return root
