@@ -122,7 +122,7 @@ def write_notebook(text: Path, notebook: Path) -> None:
 
 def sync(names: list[str], root: Path = ROOT) -> None:
     "Edited text → notebooks → cleaned and exported; then the changed notebooks are run."
-    edited = [text.relative_to(root / ".pct").as_posix().removesuffix(".py") for text in root.glob(".pct/**/*.py")]
+    edited = [text.relative_to(root / ".pct").as_posix().removesuffix(".py") for text in sorted(root.glob(".pct/**/*.py"))]
     pairs = [pair(name, root) for name in names or edited]
     if not names:
         pairs = [(t, nb) for t, nb in pairs if nb.exists() and t.stat().st_mtime > nb.stat().st_mtime]
