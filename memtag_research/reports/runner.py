@@ -179,7 +179,8 @@ def _tidy(version):
     shutil.rmtree(version/".work", ignore_errors=True)
     path = version/"report.ipynb"
     if not path.exists(): return
-    nb = nbformat.read(path, 4)
+    try: nb = nbformat.read(path, 4)
+    except ValueError: return path.unlink()  # cut off by a full disk
     for cell in nb.cells:
         if "injected-parameters" in cell.metadata.get("tags", ()):
             cell.source = re.sub(r"^output_dir = .*$", 'output_dir = ""', cell.source, flags=re.M)
