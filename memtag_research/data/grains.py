@@ -51,9 +51,9 @@ def orders_grain(
     return orders.filter(orders.net_cents > 0)
 
 # %% ../../nbs/data/03_grains.ipynb #0bd22d84
-def _day_rows(order_lines):
+def _day_rows(order_lines, refunds):
     "Orders of members, and their other money (refunds, exchanges), one below the other."
-    totals = _with_cancellation(_totals(order_lines), order_lines)
+    totals = _with_cancellation(_totals(order_lines), refunds)
     totals = totals.filter(totals.member_id.notnull())
     other = order_lines.filter(order_lines.member_id.notnull(), order_lines.line_kind.isin(MONEY_KINDS),
                                order_lines.line_kind.notin(ORDER_KINDS))
@@ -94,9 +94,10 @@ _DAY_COLUMNS = ("member_id", "local_date", "cancelled_date", "orders", "purchase
                 "gross_cents", "net_cents")
 
 def member_days_grain(
-    order_lines: ibis.Table,  # canonical `order_lines`
+    order_lines: ibis.Table,  # canonical `order_lines`, or those of a store or channel
+    refunds=None,             # lines whose returns cancel orders, where `order_lines` is a part of them; the same when None
 ) -> ibis.Table:              # member_id, local_date, cancelled_date, orders, purchase_days, first_ts, last_ts, units, gross_cents, net_cents
     "Days of members: orders, days, units and money; orders that are cancelled later in rows of their own."
-    rows = _day_rows(order_lines)
+    rows = _day_rows(order_lines, order_lines if refunds is None else refunds)
     standing = _standing(rows)
     return standing.select(*_DAY_COLUMNS).union(_dying(rows, standing).select(*_DAY_COLUMNS))
