@@ -170,8 +170,8 @@ def repurchase_by_month(
     member_days,          # grain `member_days`
     as_of,                # local date, exclusive end of what is known
     by: str = "month",    # `week`, `month` or `quarter`
-) -> pd.DataFrame:        # a row a period: period, buyers, repeat_buyers, repeat_rate, previous_buyers, returning, repurchase_rate, complete
-    "Repeat rate within each period, and the share of the last period's buyers who return in it."
+) -> pd.DataFrame:        # a row a period: period, buyers, repeat_buyers, repeat_rate, previous_buyers, returning, …
+    "Repeat rate of each period, and the `repurchase_rate` of the period before; `complete` when the period is over."
     as_of = check_as_of(as_of)
     _check_unit(by)
     days = _days(member_days, as_of)

@@ -278,7 +278,7 @@ def plot_waterfall(
     "Bars from an opening total over its movements to the closing one."
     from matplotlib import pyplot as plt
     ax = ax or plt.subplots(figsize=(8, 3.6))[1]
-    reached = values[0]
+    reached, levels = values[0], [0, values[-1]]
     for i, value in enumerate(values):
         total = i in (0, len(values) - 1)
         bottom, top = (0, value) if total else (reached, reached + value)
@@ -289,10 +289,12 @@ def plot_waterfall(
                     textcoords="offset points", ha="center", fontsize=9)
         if i < len(values) - 1: ax.plot([i + .3, i + .7], [top, top], color=COLOURS["grey"], linewidth=.8)
         reached = top
-    ax.set_xticks(range(len(values)), [fill(n, 14) for n in names])
+        levels.append(top)
+    ax.set_xticks(range(len(values)), [fill(n, 12) for n in names])
     ax.yaxis.set_major_formatter(lambda v, _: shown(round(v)))
     ax.axhline(0, color=COLOURS["black"], linewidth=.8)
-    ax.margins(y=.12)
+    room = .12 * (max(levels) - min(levels) or 1)
+    ax.set_ylim(min(levels) - (room if min(levels) < 0 else 0), max(levels) + room)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 

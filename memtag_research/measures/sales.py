@@ -57,8 +57,12 @@ def _divisia(before, after):
             "sales cannot be split over buyers, frequency, units and price unless buyers, orders, units and net are "
             "all positive in both periods; one has " + ", ".join(f"{k} {v:,}" for k, v in t.items()) + ".")
     a, b = after["net_cents"], before["net_cents"]
-    mean = b if a == b else (a - b) / math.log1p((a - b) / b)
-    return [mean * math.log(x1 / x0) for x1, x0 in zip(_factors(after), _factors(before))]
+    return [_log_mean(a, b) * math.log(x1 / x0) for x1, x0 in zip(_factors(after), _factors(before))]
+
+def _log_mean(a, b):
+    "(a - b) / ln(a / b); near equality by log1p, which keeps the digits that the ratio loses."
+    if a == b: return a
+    return (a - b) / (math.log1p((a - b) / b) if .5 < a / b < 2 else math.log(a / b))
 
 def _largest_remainder(parts, total):
     "Whole numbers next to `parts` that add up to `total`."
@@ -85,8 +89,10 @@ def sales_by(
     by: str = "channel",      # `channel`, `store_id`, or a column of `stores` such as `region`
     previous=None,            # period to compare with; the equal one before when None
     targets=None,             # mapping from a value of `by` to its target in cents
-) -> pd.DataFrame:            # a row a value: net_cents, all_net_cents, member_share, share, orders, buyers, units, previous_…, change, [like_for_like], [target_cents, gap_cents]
-    "Member sales by where they were made, against another period."
+) -> pd.DataFrame:            # a row a value: net_cents, orders, buyers, units, the same of previous_…, shares, change, …
+    """Member sales by where they were made, against another period.
+    `share` is of member sales, `member_share` of all sales (`all_net_cents`) there. Stores have `like_for_like`, and
+    targets give `target_cents` and `gap_cents`, by which the rows are sorted."""
     period = parse_period(period)
     previous = period.previous() if previous is None else parse_period(previous)
     member_sales_cents(book, period)       # not computable where the log does not reach
@@ -209,12 +215,12 @@ def plot_channels(
     ax = ax or plt.subplots(figsize=(7, .45 * len(rows) + 1))[1]
     names = [label("unknown", lang) if n == "unknown" else str(n) for n in rows.iloc[:, 0]]
     at = np.arange(len(rows))
-    nets = rows.net_cents.to_numpy("float64", na_value=math.nan)
+    nets, were = (rows[c].to_numpy("float64", na_value=math.nan) for c in ("net_cents", "previous_net_cents"))
     ax.barh(at, nets, color=COLOURS["blue"], height=.6, label=label("this_period", lang))
-    ax.plot(rows.previous_net_cents.to_numpy("float64", na_value=math.nan), at, "|", color=COLOURS["black"], markersize=16, label=label("previous_period", lang))
-    for y, net, change in zip(at, nets, rows.change):
+    ax.plot(were, at, "|", color=COLOURS["black"], markersize=16, label=label("previous_period", lang))
+    for y, net, was, change in zip(at, nets, were, rows.change):
         text = format_money(net, currency, lang, short=True) + (f"  {format_change(change, lang)}" if pd.notna(change) else "")
-        ax.annotate(text, (max(net, 0), y), (8, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.annotate(text, (np.nanmax([net, was, 0]), y), (6, 0), textcoords="offset points", va="center", fontsize=9)
     ax.set_yticks(at, names)
     ax.invert_yaxis()
     ax.axvline(0, color=COLOURS["black"], linewidth=.8)
