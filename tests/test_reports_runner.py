@@ -383,7 +383,7 @@ def test_readers_are_served_whole_pages_while_versions_are_swapped(tmp_path):
 
 
 def test_what_a_killed_run_left_is_cleared_by_the_next(copied):
-    source, out = copied
+    out = copied[1]
     versions = out / "squares/2017-12/.versions"
     half = versions / "en-44136f-20990101T000000000000Z-dead"
     half.mkdir()
