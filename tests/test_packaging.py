@@ -40,18 +40,23 @@ def wheel(tmp_path_factory) -> Path:
 def plain(wheel, tmp_path_factory) -> Path:
     "The bin folder of an empty environment in which only the wheel was installed, by the constraints."
     home = tmp_path_factory.mktemp("plain")
-    venv.create(home, with_pip=True)
+    venv.create(home)
     install(home / "bin", wheel)
     return home / "bin"
 
 
+def pip(bin_folder: Path) -> list:
+    "Our own pip, at work in another environment."
+    return [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", bin_folder / "python"]
+
+
 def install(bin_folder: Path, requirement) -> None:
-    pip = [bin_folder / "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run(*pip, "-c", ROOT / "constraints.txt", requirement, cwd=bin_folder)
+    options = ["--quiet", "--no-compile", "-c", ROOT / "constraints.txt"]
+    run(*pip(bin_folder), "install", *options, requirement, cwd=bin_folder)
 
 
 def installed(bin_folder: Path) -> set[str]:
-    listed = json.loads(run(bin_folder / "pip", "list", "--format=json", cwd=bin_folder))
+    listed = json.loads(run(*pip(bin_folder), "list", "--format=json", cwd=bin_folder))
     return {package["name"].lower().replace("_", "-") for package in listed}
 
 
