@@ -9,10 +9,13 @@ __all__ = ['ENGINES', 'ENDS', 'ISO_FORMATS', 'OFFSET', 'connect', 'as_table', 'd
 # %% ../../nbs/data/01_engine.ipynb #41c25fdd
 import os
 import tempfile
+from contextlib import suppress
 from datetime import date
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 
+import duckdb
 import ibis
 import ibis.expr.datatypes as dt
 import pandas as pd
@@ -38,8 +41,9 @@ def _connect_duckdb(database, threads, memory_limit):
     con = ibis.duckdb.connect(str(database) if database else ":memory:")
     for name, value in {"TimeZone": "UTC", "threads": threads, "memory_limit": memory_limit,
                         "temp_directory": Path(tempfile.gettempdir()) / f"memtag-duckdb-{os.getpid()}",
-                        "enable_progress_bar": False, "autoinstall_known_extensions": False}.items():
+                        "autoinstall_known_extensions": False}.items():
         if value is not None: con.raw_sql(f"SET {name} = '{value}'")
+    with suppress(duckdb.InvalidInputException): con.raw_sql("SET enable_progress_bar = false")  # Jupyter without widgets has none
     return con
 
 # %% ../../nbs/data/01_engine.ipynb #0713ce99
@@ -70,11 +74,14 @@ def as_table(
     if isinstance(data, (str, Path)): return con.read_parquet(data)
     if not isinstance(data, pd.DataFrame):
         raise ParameterError(f"expected an Ibis table, a DataFrame or a path to Parquet, not {type(data).__name__}.")
-    with tempfile.TemporaryDirectory(prefix="memtag-") as folder:
-        path = Path(folder) / "frame.parquet"
-        data.to_parquet(path, index=False, coerce_timestamps="us", allow_truncated_timestamps=True)
-        table = con.read_parquet(path)
-        return con.create_table(ibis.util.gen_name("frame"), table, temp=True) if con.name == "duckdb" else table.cache()
+    path = Path(_scratch().name) / f"{ibis.util.gen_name('frame')}.parquet"
+    data.to_parquet(path, index=False, coerce_timestamps="us", allow_truncated_timestamps=True)
+    return con.read_parquet(path)
+
+@cache
+def _scratch():
+    "Frames handed to an engine, until this process ends: Spark reads them late, and more than once."
+    return tempfile.TemporaryDirectory(prefix="memtag-", ignore_cleanup_errors=True)
 
 # %% ../../nbs/data/01_engine.ipynb #7636b3e1
 def _epoch_days(value):
