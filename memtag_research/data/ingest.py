@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import duckdb
 import ibis
@@ -94,12 +95,17 @@ def _as_whole(value, spec):
 
 def _as_moment(value, spec, zone):
     "UTC; texts by format, clock times by zone, times with a zone of their own as they are."
-    kind, given = value.type(), spec.get("zone")
+    kind, given = value.type(), _zone(spec.get("zone"), zone)
     if kind.is_string(): value = read_times(value.strip(), _formats(spec), given == "offset")
     elif kind.is_date() or kind.is_timestamp(): value = value.cast("timestamp(6)")
     else: value = ibis.null("timestamp(6)")
-    if given == "offset" or given == "UTC": return value
-    return to_utc(value, given or zone).cast("timestamp(6)")
+    return value if given in ("offset", "UTC") else to_utc(value, given).cast("timestamp(6)")
+
+def _zone(given, zone):
+    "The zone of clock times; `offset` and UTC are zones too."
+    if given in (None, "offset", "UTC"): return given or zone
+    try: return ZoneInfo(str(given)).key
+    except (KeyError, ValueError, OSError): raise DefinitionError(f"zone {given!r} is not an IANA time zone such as Asia/Shanghai.") from None
 
 def _formats(spec):
     given = spec.get("format", ISO_FORMATS)
@@ -181,7 +187,7 @@ def _advice(column, values, how):
     if kind.is_timestamp() or kind.is_date():
         return f"Give their `format`, or several (expected: {', '.join(_formats(how))})."
     if column.unit == "cents": return "Money must be a plain number such as 1299.00."
-    if how.get("values"): return f"Map the code under `values` (known: {', '.join(map(str, how['values']))})."
+    if how.get("values"): return f"Map the code under `values` (known: {', '.join(map(column.show, how['values']))})."
     return "Mend the file, or write `on_error: drop` to drop and count such rows."
 
 def _unreadable_values(staged, table, spec):
@@ -228,8 +234,6 @@ class TableReport:
 
 def _ingest_table(con, table, spec, config, root, folder):
     "Files → one canonical Parquet file; returns its report."
-    _check_keys(spec, _SOURCE_KEYS, f"sources.{table}")
-    if not spec.get("columns"): raise DefinitionError(f"sources.{table} maps no columns.")
     staged_path = folder / f"_{table}.parquet"
     paths = find_files(spec.get("files"), root)
     stages = []
@@ -293,6 +297,19 @@ def _source_hash(config_text, config, root):
     return sha256("\n".join(parts).encode()).hexdigest()
 
 # %% ../../nbs/data/06_ingest.ipynb #60ffebb5
+def _check_mapping(config):
+    "Names of the mapping, before any file is opened."
+    for table, spec in config.sources.items():
+        declared = contract(table).columns
+        _check_keys(spec, _SOURCE_KEYS, f"sources.{table}")
+        if not spec.get("columns"): raise DefinitionError(f"sources.{table} maps no columns.")
+        for name, how in spec["columns"].items():
+            if name in declared or (isinstance(how, dict) and "type" in how): continue
+            raise DefinitionError(f"sources.{table}.columns: {table} has no column {name!r}.{did_you_mean(name, declared)} "
+                                  "A column of your own needs a `type`.")
+    if not {"order_lines", "members"} & set(config.sources):
+        raise DefinitionError("memtag.yaml maps neither order_lines nor members; one of them is needed.")
+
 @dataclass(frozen=True)
 class IngestReport:
     "What an ingest did."
@@ -318,7 +335,6 @@ def _build(con, config, root, folder):
     "All tables and grains into a folder; a ContractError with every broken rule of every table."
     tables, failures, log = {}, [], {"start": None, "end": None}
     for table, spec in config.sources.items():
-        contract(table)
         tables[table], broken = _ingest_table(con, table, spec, config, root, folder)
         failures += broken
     if failures: raise ContractError(f"{config.name}: the data do not fit, nothing was written:", failures)
@@ -340,8 +356,7 @@ def ingest(
     "Read all sources of a workspace into canonical tables and grains, whole or not at all."
     root, began = Path(root).resolve(), time.monotonic()
     config = read_config(root)
-    if not ("order_lines" in config.sources or "members" in config.sources):
-        raise DefinitionError("memtag.yaml maps neither order_lines nor members; one of them is needed.")
+    _check_mapping(config)
     version = _source_hash((root / "memtag.yaml").read_text(encoding="utf-8"), config, root)
     data = root / "data"
     try:
