@@ -35,7 +35,7 @@ from memtag_research.measures.lifecycle import (
 )
 
 D1, D2, K = 10, 25, 3
-few = settings(max_examples=4, deadline=None)
+few = settings(max_examples=5, deadline=None)
 
 
 def stage_of(history, closed, member, as_of):
@@ -64,6 +64,15 @@ def test_stages_as_a_person_would_give_them(history, closed, span):
         days = {o.day for o in history if o.member == row.member_id and o.stands(as_of)}
         assert row.purchase_days == len(days)
         assert pd.isna(row.recency_days) if not days else row.recency_days == as_of - 1 - max(days)
+
+
+def test_limits_belong_to_the_better_stage():
+    "Recency D1 is active, D1 + 1 dormant, D2 dormant, D2 + 1 lost; the K-th purchase day makes a member mature."
+    ago = {"a": [D1], "b": [D1 + 1], "c": [D2], "d": [D2 + 1], "e": [0, 1], "f": [0, 1, 2]}
+    days = _days(*(_day(m, 80 - r) for m, recencies in ago.items() for r in recencies))
+    status = lifecycle_status(days, on(81), D1, D2, K)
+    assert status.stage.tolist() == ["intro", "dormant", "dormant", "lost", "growth", "mature"]
+    assert status.recency_days.tolist() == [D1, D1 + 1, D2, D2 + 1, 0, 0]
 
 
 def moves_of(history, closed, start, end):
