@@ -1,5 +1,7 @@
 """Workspaces of public data, kept in .workspaces between runs. Read them; never write into them."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,3 +30,14 @@ def kept(dataset: str) -> Path:
     (root / "memtag.yaml").unlink(missing_ok=True)  # today's mapping
     ingest(init_workspace(root, dataset))
     return root
+
+
+@pytest.fixture(scope="session")
+def spark():
+    "A local Spark session, one for the whole run; skips with the reason where there is none."
+    pytest.importorskip("pyspark", reason="pyspark is not installed: pip install -e '.[spark]'")
+    if not (shutil.which("java") or os.environ.get("JAVA_HOME")): pytest.skip("there is no Java on this machine")
+    from memtag_research.data.engine import connect
+    con = connect("pyspark", threads=2, memory_limit="1g")
+    yield con
+    con.disconnect()

@@ -8,12 +8,13 @@ __all__ = ['RFM_CLASSES', 'RFM_SEGMENTS', 'rfm_summary', 'RfmCuts', 'rfm_cuts', 
 
 # %% ../../nbs/measures/03_rfm.ipynb #1251e7eb
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 
 import ibis
 import ibis.expr.operations as ops
 import numpy as np
 import pandas as pd
+from ibis import _
 
 from ..core import NotComputable, ParameterError, check_as_of, did_you_mean
 from ..data.engine import as_table, cut_points, days_between, known, to_frame
@@ -28,21 +29,24 @@ def rfm_summary(
     as_of, days = check_as_of(as_of), as_table(member_days)
     _check_columns(days.columns, _GRAIN, "member_days")
     _check_log_start(days, as_of)
-    rows = known(days, as_of)
-    valid = (rows.orders > 0) & rows.cancelled_date.isnull()
-    recent = _recent(rows, as_of, window_days)
-    counted = valid if recent is None else valid & recent
-    last_day = as_of - timedelta(days=1)
-    summary = rows.group_by("member_id").agg(
-        orders=rows.orders.sum(where=counted), purchase_days=rows.purchase_days.sum(where=counted),
-        spend_cents=rows.net_cents.sum(where=recent), first_at=rows.first_ts.min(where=valid),
-        last_at=rows.last_ts.max(where=valid), first_date=rows.local_date.min(where=valid),
-        last_date=rows.local_date.max(where=valid))
+    rows, last_day = known(days, as_of), as_of - timedelta(days=1)
+    summary = _standing(rows, _recent(rows, as_of, window_days)).group_by("member_id").agg(
+        orders=_.orders.sum(), purchase_days=_.purchase_days.sum(), spend_cents=_.net_cents.sum(), first_at=_.first_ts.min(),
+        last_at=_.last_ts.max(), first_date=_.local_date.min(), last_date=_.local_date.max())
     summary = summary.filter(summary.last_date.notnull())
     counts = {c: summary[c].fill_null(0).cast("int64") for c in ("orders", "purchase_days", "spend_cents")}
     return summary.select("member_id", orders=counts["orders"], purchase_days=counts["purchase_days"],
         recency_days=days_between(last_day, summary.last_date), spend_cents=counts["spend_cents"],
         first_at=summary.first_at, last_at=summary.last_at, tenure_days=days_between(last_day, summary.first_date))
+
+def _standing(rows, recent):
+    "Rows with null for what does not count: orders that are cancelled or out of the window, money out of the window."
+    valid = (rows.orders > 0) & rows.cancelled_date.isnull()
+    counted = valid if recent is None else valid & recent
+    only = lambda condition, column: column if condition is None else ibis.ifelse(condition, column, ibis.null(column.type()))
+    return rows.select("member_id", net_cents=only(recent, rows.net_cents),
+        **{c: only(counted, rows[c]) for c in ("orders", "purchase_days")},
+        **{c: only(valid, rows[c]) for c in ("first_ts", "last_ts", "local_date")})
 
 _GRAIN = ("member_id", "local_date", "cancelled_date", "orders", "purchase_days", "first_ts", "last_ts", "net_cents")
 
@@ -227,7 +231,7 @@ def plot_rfm(
     for cell in cells.itertuples():
         money = format_money(cell.spend_cents / cell.members, currency, lang, decimals=0)
         ax.text(cell.f_score - 1, cell.r_score - 1, f"{format_number(cell.members, lang)}\n{money}", ha="center", va="center",
-                fontsize=8, color="white" if cell.members > grid.max() / 2 else "black")
+                fontsize=8, color="white" if cell.members > grid.max() * .6 else "black")
     ax.set(xticks=range(highest), yticks=range(highest), xticklabels=range(1, highest + 1), yticklabels=range(1, highest + 1),
            xlabel=label("f_score", lang), ylabel=label("r_score", lang),
            title=f"{label('members', lang)} · {label('spend_per_buyer', lang)}")
