@@ -9,7 +9,8 @@ k are hidden together with enough other cells that no total gives them away. Not
 # %% auto #0
 __all__ = ['KINDS', 'Html', 'Head', 'escaped', 'heading', 'question', 'answer', 'lead', 'small', 'details', 'pairs', 'sentence',
            'shown', 'with_totals', 'hidden_cells', 'Column', 'Table', 'table_html', 'export_tables', 'noise_band',
-           'sparkline', 'Kpi', 'kpi_html', 'light', 'moved', 'figure', 'Check', 'assert_checks', 'checks_html']
+           'sparkline', 'Kpi', 'kpi_html', 'light', 'moved', 'is_wide', 'plot_steps', 'figure', 'Check',
+           'assert_checks', 'checks_html']
 
 # %% ../../nbs/reports_pkg/04_page.ipynb #82ce55c8
 import base64
@@ -29,12 +30,13 @@ import yaml
 from ..core import DefinitionError, did_you_mean
 from ..language import (COLOURS, format_change, format_money, format_number, format_percent, format_points,
                                       label, minor_digits, use_fonts)
+from ..measures.lifecycle import plot_waterfall
 from .runner import HEAD_MIME
 
 # %% ../../nbs/reports_pkg/04_page.ipynb #10c3257c
 class Html(str):
     "HTML that a notebook shows as it is; fragments add up."
-    def _repr_html_(self): return str(self)
+    def _repr_mimebundle_(self, include=None, exclude=None): return {"text/html": str(self), "text/plain": ""}
     def __add__(self, other): return Html(str.__add__(self, other))
 
 class Head(dict):
@@ -42,8 +44,8 @@ class Head(dict):
     def _repr_mimebundle_(self, include=None, exclude=None): return {HEAD_MIME: dict(self), "text/plain": self.get("title", "")}
 
 def escaped(text) -> str:
-    "Text for HTML, with *stars* as bold."
-    return re.sub(r"\*([^*]+)\*", r"<strong>\1</strong>", html.escape(str(text)))
+    "Text for HTML, with *stars* as bold; ▲ and ▼ stay with their number."
+    return re.sub(r"\*([^*]+)\*", r"<strong>\1</strong>", re.sub("([▲▼]) ", "\\1\u00a0", html.escape(str(text))))
 
 # %% ../../nbs/reports_pkg/04_page.ipynb #19ad778e
 def heading(text: str, level: int = 2) -> Html: "A heading; the contents list is made from those of level 2."; return Html(f"<h{level}>{escaped(text)}</h{level}>")
@@ -57,7 +59,7 @@ def details(
     body: str,     # HTML
 ) -> Html:
     "Something one click away."
-    return Html(f"<details><summary>{escaped(summary)}</summary>{body}</details>")
+    return Html(f'<details style="margin:0"><summary>{escaped(summary)}</summary>{body}</details>')
 
 def pairs(
     rows,         # (term, text) pairs
@@ -77,8 +79,7 @@ def sentence(
     "A sentence with its numbers."
     known = _sentences()
     if key not in known: raise DefinitionError(f"sentences.yaml has no sentence '{key}'.{did_you_mean(key, known)}")
-    text = known[key][lang].format(**values)
-    return re.sub(r"(?<=[一-鿿]) (?=[0-9▲▼])|(?<=[0-9%]) (?=[一-鿿])", "", text) if lang == "zh" else text
+    return known[key][lang].format(**values)
 
 # %% ../../nbs/reports_pkg/04_page.ipynb #31ab76e4
 KINDS = ("text", "figure", "count", "signed", "money", "rate", "ratio", "change", "points", "raw")  # how a column reads
@@ -168,7 +169,7 @@ class Column(NamedTuple):
 class Table(NamedTuple):
     "What the page shows and the files hold."
     name: str                   # file name of the export, such as `bridge`
-    title: str                  # caption
+    title: str                  # what stands above it
     frame: pd.DataFrame         # values
     columns: tuple              # of `Column`, in order
     hidden: pd.DataFrame | None = None  # true where a value is not to be shown; index as the frame's
@@ -177,9 +178,9 @@ class Table(NamedTuple):
 def _cell(table, i, column, lang, currency):
     "Text and class of one cell."
     value = table.frame[column.key].iloc[i]
-    if table.hidden is not None and column.key in table.hidden and table.hidden[column.key].iloc[i]: return "·", "none"
+    if table.hidden is not None and column.key in table.hidden and table.hidden[column.key].iloc[i]: return "×", "none"
     text = shown(value, column.kind, lang, currency, column.decimals)
-    return text, "none" if text == "–" else "text" if column.kind == "text" else ""
+    return text, "none" if text in ("–", "0") else "text" if column.kind == "text" else ""
 
 def table_html(
     table: Table,
@@ -195,10 +196,10 @@ def table_html(
         cells = [_cell(table, i, c, lang, currency) for c in table.columns]
         style = ' class="total"' if table.total and i == len(table.frame) - 1 else ""
         rows.append(f"<tr{style}>" + "".join(f'<td{f" class={css}" if css else ""}>{escaped(t)}</td>' for t, css in cells) + "</tr>")
-    caption = f"<caption>{escaped(table.title)}</caption>" if table.title else ""
+    title = small(table.title) if table.title else ""
     note = ""
-    if table.hidden is not None and table.hidden.any(axis=None): note = small(f"· {label('suppressed', lang)}: {sentence('why_hidden', lang, k=k)}")
-    return Html(f'<table class="memtag{" dense" if dense else ""}">{caption}<thead><tr>{head}</tr></thead>'
+    if table.hidden is not None and table.hidden.any(axis=None): note = small(f"× {label('suppressed', lang)}: {sentence('why_hidden', lang, k=k)}")
+    return title + Html(f'<table class="memtag{" dense" if dense else ""}"><thead><tr>{head}</tr></thead>'
                 f"<tbody>{''.join(rows)}</tbody></table>") + note
 
 # %% ../../nbs/reports_pkg/04_page.ipynb #cb771667
@@ -268,7 +269,7 @@ def sparkline(
     lines = "".join(f'<polyline points="{" ".join(r)}" fill="none" stroke="{COLOURS["blue"]}" stroke-width="1.5"/>' for r in runs if len(r) > 1)
     last = max(i for i, v in enumerate(numbers) if v is not None)
     dot = f'<circle cx="{x(last):.1f}" cy="{y(numbers[last]):.1f}" r="2.4" fill="{COLOURS["blue"]}"/>'
-    return Html(f'<svg class="spark" viewBox="0 0 104 24" role="img" aria-label="{html.escape(about)}"><title>{html.escape(about)}</title>'
+    return Html(f'<svg class="spark" style="display:inline-block;margin:0" viewBox="0 0 104 24" role="img" aria-label="{html.escape(about)}"><title>{html.escape(about)}</title>'
                 f"{shade}{lines}{dot}</svg>")
 
 # %% ../../nbs/reports_pkg/04_page.ipynb #7b43b228
@@ -280,6 +281,7 @@ class Kpi(NamedTuple):
     reason: str = ""     # why there is no value
     cells: tuple = ()    # the other columns: text or `Html`
     spark: str = ""      # `Html` of the small chart
+    word: str = ""       # what stands in place of a value, before the click
 
 def kpi_html(
     rows,          # of `Kpi`
@@ -292,9 +294,9 @@ def kpi_html(
     for r in [r for r in rows if r.value]:
         below = f"<br><small>{escaped(r.below)}</small>" if r.below else ""
         lines.append(f'<tr><td>{escaped(r.name)}{below}</td><td class="value">{escaped(r.value)}</td>'
-                     + "".join(f'<td{"" if c != "–" else " class=none"}>{cell(c)}</td>' for c in r.cells) + f"<td>{r.spark}</td></tr>")
+                     + "".join(f'<td{"" if c != "–" else " class=none"}>{cell(c)}</td>' for c in r.cells) + f'<td{"" if r.spark else " class=none"}>{r.spark or "–"}</td></tr>')
     for r in [r for r in rows if not r.value]:
-        why = details(label("not_computable", lang), f"<small>{escaped(r.reason)}</small>")
+        why = details(r.word, f"<small>{escaped(r.reason)}</small>")
         lines.append(f'<tr class="none"><td class="none">{escaped(r.name)}</td><td class="text" colspan="{len(r.cells) + 2}">{why}</td></tr>')
     head = "".join(f'<th{" class=text" if not i else ""}>{escaped(h)}</th>' for i, h in enumerate(heads))
     return Html(f'<table class="memtag kpi"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
@@ -339,11 +341,39 @@ def _svg(draw, size, lang):
         finally: plt.close(figure)
     return base64.b64encode(out.getvalue().encode()).decode()
 
+def is_wide(ax) -> bool: "Whether a picture is drawn for a desk, not for a phone."; return ax.figure.get_figwidth() > 5
+
+def plot_steps(
+    names: list,     # label of each bar
+    values: list,    # opening total, signed movements, closing total
+    shown,           # number → text beside the bar
+    ax,              # Axes to draw on
+):                   # the Axes
+    "From an opening total over its movements to the closing one: upright bars, or lying ones on a phone."
+    if is_wide(ax): return plot_waterfall(names, values, shown, ax)
+    last, reached, ends = len(values) - 1, 0, []
+    for i, value in enumerate(values):
+        total = i in (0, last)
+        start, end = (0, value) if total else (reached, reached + value)
+        ax.barh(i, end - start, left=start, color=COLOURS["grey" if total else "blue" if value >= 0 else "orange"], height=.6)
+        mark = "" if total or not value else "▲ " if value > 0 else "▼ "
+        ax.annotate(mark + shown(value if total else abs(value)), (max(start, end), i), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        reached = end
+        ends.append(end)
+    ax.set_yticks(range(len(values)), names)
+    ax.invert_yaxis()
+    ax.axvline(0, color="black", linewidth=.8)
+    ax.set_xlim(min(0, *ends), max(ends) * 1.35)
+    ax.locator_params(axis="x", nbins=3)
+    ax.xaxis.set_major_formatter(lambda v, _: shown(round(v)))
+    ax.tick_params(axis="y", length=0)
+    return ax
+
 def figure(
     draw: Callable,          # draws on the Axes that it is given
     alt: str,                # what the picture shows, with its numbers
     lang: str,               # `en` or `zh`
-    wide: tuple = (9, 3.4),  # inches
+    wide: tuple = (10, 3.4),  # inches
     narrow=(4.3, 3.4),       # inches, for phones; None where it reads the same
     caption: str = "",       # below it
 ) -> Html:
@@ -382,5 +412,5 @@ def checks_html(
                            shown(c.b, c.kind, lang, currency, 2 if c.kind == "money" else None), label("check_passed", lang)) for c in checks],
                          columns=list("abcdef"))
     heads = [label("section_checks", lang), "", label("value", lang), "", label("value", lang), label("status", lang)]
-    kinds = ["text", "text", "text", "text", "text", "text"]
+    kinds = ["text", "text", "figure", "text", "figure", "text"]
     return table_html(Table("checks", "", frame, tuple(Column(k, h, t) for k, h, t in zip("abcdef", heads, kinds))), lang, currency)
