@@ -228,6 +228,70 @@ def test_dormancy_against_plain_pandas(tables, plain, book):
     assert number("reactivation_rate", book, **limits) > 0
 
 
+def test_money_points_and_campaigns_against_plain_pandas(tables, full):
+    start, end = PERIOD.start, PERIOD.end
+    lines = tables["order_lines"]
+    mine = lines[lines.member_id.notna() & (lines.local_date < end)]
+    month = mine[mine.local_date >= start]
+    listed = month[(month.line_kind == "sale") & month.list_cents.notna()]
+    assert full["price_paid_share"] == listed.net_cents.sum() / listed.list_cents.sum()
+    sold, back = (month[(month.line_kind == "return") == returned].net_cents.sum() for returned in (False, True))
+    assert full["return_rate"] == -back / sold
+    refunds = mine[mine.line_kind == "return"]
+    refunded = refunds[refunds.original_order_id.isin(month[month.line_kind == "sale"].order_id)].net_cents.sum()
+    assert full["return_rate_by_order_date"] == -refunded / sold
+    ledger = tables["points_ledger"]
+    year = ledger[(ledger.local_date >= date(2020, 7, 1)) & (ledger.local_date < end)].groupby("kind").points.sum()
+    assert full["points_use_rate"] == -year["redeem"] / year["earn"]
+    ended = tables["campaigns"][lambda t: (t.ends_date >= start) & (t.ends_date < end)].campaign_id
+    sent, used = ({(r.campaign_id, r.member_id) for r in tables[n].itertuples() if r.campaign_id in set(ended) and r.local_date < end}
+                  for n in ("exposures", "redemptions"))
+    assert full["campaign_redemption_rate"] == len(sent & used) / len(sent)
+
+
+def log(**days_of_member) -> Book:
+    "One order of 1.00 on each day (days since 2021-01-01) of each member; somebody else buys every day."
+    rows = [(m, d) for m, days in {**days_of_member, None: range(800)}.items() for d in days]
+    frame = pd.DataFrame(dict(order_id=f"o{i}", member_id=m, local_date=date(2021, 1, 1) + timedelta(d), line_kind="sale", quantity=1,
+                              net_cents=100) for i, (m, d) in enumerate(rows))
+    return Book(order_lines=programme.typed(frame.assign(ts=[programme.at(d) for d in frame.local_date])))
+
+
+def span(first, last): return "..".join(str(date(2021, 1, 1) + timedelta(d)) for d in (first, last))
+
+
+@pytest.mark.parametrize(("name", "period", "params", "value", "book_"), [
+    # day 30 is within 30 days, day 31 is not; on day 130 a first purchase of day 100 has been followed for 30 days
+    ("second_purchase_rate", span(130, 130), dict(days=30), 1 / 2, dict(a=[100, 130], b=[100, 131])),
+    ("second_purchase_rate", span(131, 131), dict(days=30), 1, dict(a=[100, 130], b=[101, 131])),
+    ("second_purchase_rate", span(130, 130), dict(days=30), 0, dict(a=[100, 100, 131])),
+    # recency of D1 is active, of D2 dormant, beyond lost
+    ("dormant_members", span(200, 200), dict(dormant_days=10, lost_days=20), 2, dict(a=[190], b=[189], c=[180], d=[179])),
+    ("lost_members", span(200, 200), dict(dormant_days=10, lost_days=20), 1, dict(a=[190], b=[189], c=[180], d=[179])),
+    ("reactivation_rate", span(200, 209), dict(dormant_days=10, lost_days=20), 1 / 3,   # b, of b, c and d
+     dict(a=[189, 201], b=[188, 200], c=[188], d=[170, 210])),
+    ("member_churn_rate", span(200, 209), dict(dormant_days=10, lost_days=20), 3 / 4,   # b, c and e, of a, b, c and e
+     dict(a=[189, 199], b=[189], c=[190], d=[150, 209], e=[198])),
+    # a year without an order: 366 days apart is new again, 365 is not
+    ("new_customers_365d", span(500, 509), {}, 2, dict(a=[134, 500], b=[135, 500], c=[505, 506], d=[140, 141])),
+    ("active_members", span(400, 400), {}, 1, dict(a=[36], b=[35])),
+    ("repeat_purchase_rate_12m", "2022-01", {}, 1 / 2, dict(a=[31, 395], b=[30, 31], c=[30])),
+    ("repurchase_rate", span(100, 109), {}, 1 / 2, dict(a=[90, 100], b=[99, 110], c=[89, 101])),
+    ("existing_customer_share", span(100, 109), {}, 2 / 3, dict(a=[99, 100, 109], b=[100])),
+    ("new_customers", span(100, 109), {}, 2, dict(a=[99, 100], b=[100, 101], c=[109], d=[110]))])
+def test_edges_of_days(name, period, params, value, book_):
+    assert number(name, log(**book_), period, **params) == value
+
+
+def test_edges_of_joining():
+    book = log(a=[130], b=[131], c=[99, 120], d=[100])
+    people = pd.DataFrame([(m, date(2021, 1, 1) + timedelta(d)) for m, d in dict(a=100, b=100, c=100, d=100, e=100, f=101).items()],
+                          columns=["member_id", "local_date"])
+    book = Book(**book.tables, members=programme.typed(people.assign(joined_at=pd.to_datetime(people.local_date), closed_date=None)))
+    assert number("first_purchase_rate", book, span(130, 130)) == 2 / 4   # a and d of a, b, d, e; c bought before
+    assert number("first_purchase_rate", book, span(130, 131)) == 2 / 5   # f, a day later
+
+
 # ---- the repurchase cycle
 
 def test_cycle_is_that_of_the_gaps(tables, plain, book):
