@@ -85,7 +85,8 @@ def _shape(table, spec, extra):
     for name in table.columns:
         if name not in spec.columns and name not in extra:
             near = did_you_mean(name, spec.columns).strip()
-            yield Failure(spec.name, name, "is not declared", advice=near or "Leave it out of the mapping, or give it a `type` there.")
+            advice = near or "Leave it out of the mapping, or give it a `type` there."
+            yield Failure(spec.name, name, "is not declared", advice=advice)
 
 def _same_type(got, want):
     if want.is_timestamp(): return got.is_timestamp() and got.timezone is None
@@ -97,11 +98,14 @@ def _row_rules(table, spec):
     for name, col in spec.columns.items():
         if name not in table.columns: continue
         value = table[name]
-        if not col.nullable: yield name, "must not be empty", "Mend the rows, or drop them by a rule with a reason.", value.isnull()
+        if not col.nullable:
+            yield name, "must not be empty", "Mend the rows, or drop them by a rule with a reason.", value.isnull()
         if col.type == "string" and (name.endswith("_id") or name in spec.key):
             yield name, "must not be blank or padded", "Ids are trimmed at ingest; blanks become null.", value != value.strip()
             yield name, "must not be an empty text", "", value == ""
-        if col.values: yield name, f"must be one of {', '.join(col.values)}", "Map the source's codes under `values`.", value.notin(col.values)
+        if col.values:
+            rule = f"must be one of {', '.join(col.values)}"
+            yield name, rule, "Map the source's codes under `values`.", value.notin(col.values)
     if spec.name == "order_lines" and "net_cents" in table.columns:
         yield ("net_cents", "a return has a negative or zero net", "Give returns a minus sign in the mapping.",
                (table.line_kind == "return") & (table.net_cents > 0))
@@ -126,17 +130,20 @@ def _repeated(table, spec, by, rule, advice, differs=()):
     if "member_id" in differs:  # null beside an id is a disagreement too
         some = table.group_by(list(by)).agg(known=table.member_id.count())
         groups = groups.inner_join(some, list(by)).mutate(d0=lambda t: ibis.ifelse((t.known > 0) & (t.known < t.n), 2, t.d0))
-    bad = groups.filter(groups.n > 1) if not differs else groups.filter(ibis.or_(*(groups[f"d{i}"] > 1 for i in range(len(differs)))))
+    broken = [groups[f"d{i}"] > 1 for i in range(len(differs))] or [groups.n > 1]
+    bad = groups.filter(ibis.or_(*broken))
     count = int(bad.aggregate(n=bad.n.sum().fill_null(0)).execute().n.iloc[0])
     if count:
         first = bad.limit(3).execute()
-        values = tuple(", ".join(spec.columns[c].show(v) for c, v in zip(by, row)) for row in first[list(by)].itertuples(index=False))
+        rows = first[list(by)].itertuples(index=False)
+        values = tuple(", ".join(spec.columns[c].show(v) for c, v in zip(by, row)) for row in rows)
         yield Failure(spec.name, " + ".join(by), rule, count, values, advice)
 
 def _groups(table, spec):
     "Failures of keys and of orders."
     if spec.key:
-        yield from _repeated(table, spec, spec.key, "must identify one row", "Remove the copies, or map a key that tells them apart.")
+        advice = "Remove the copies, or map a key that tells them apart."
+        yield from _repeated(table, spec, spec.key, "must identify one row", advice)
     if spec.name == "order_lines":
         advice = "If tills count from one every day, map order_id from store, date and number: `[store, date, number]`."
         yield from _repeated(table, spec, ["order_id"], "lines of one order must share one member", advice, ["member_id"])

@@ -104,7 +104,7 @@ _DAY_COLUMNS = ("member_id", "local_date", "cancelled_date", "orders", "purchase
 def member_days_grain(
     order_lines: ibis.Table,  # canonical `order_lines`, or those of a store or channel
     refunds=None,             # lines whose returns cancel orders, where `order_lines` is a part of them; the same when None
-) -> ibis.Table:              # member_id, local_date, cancelled_date, orders, purchase_days, first_ts, last_ts, units, gross_cents, net_cents
+) -> ibis.Table:              # key member_id, local_date, cancelled_date; orders, purchase_days, first_ts … net_cents
     "Days of members: orders, days, units and money; orders that are cancelled later in rows of their own."
     rows = _day_rows(order_lines, order_lines if refunds is None else refunds)
     standing = _standing(rows)

@@ -30,6 +30,7 @@ import ibis.expr.datatypes as dt
 import sqlglot
 from sqlglot import exp
 
+import memtag_research.data
 from ..core import ContractError, DefinitionError, Failure, MemtagError, did_you_mean
 from .contracts import MONEY_KINDS, Column, check_table, contract
 from .engine import ISO_FORMATS, OFFSET, connect, read_times, to_local, to_utc, total
@@ -64,7 +65,8 @@ def _text(value): return "'" + str(value).replace("'", "''") + "'"
 
 def _quoted(name, columns, where):
     if name in columns: return '"' + name.replace('"', '""') + '"'
-    raise DefinitionError(f"{where}: the source has no column {name!r}.{did_you_mean(name, columns)} It has: {', '.join(columns)}.")
+    raise DefinitionError(f"{where}: the source has no column {name!r}.{did_you_mean(name, columns)} "
+                          f"It has: {', '.join(c for c in columns if c != '_row')}.")
 
 def _column_sql(spec, columns, where):
     "(SQL, settings) of one mapped column."
@@ -90,9 +92,10 @@ def _as_string(value, spec):
     return text.cases(*codes.items(), else_=None) if codes else text
 
 def _as_money(value, spec):
-    if spec.get("unit", "major") not in ("major", "minor"): raise DefinitionError(f"unit must be major or minor, not {spec['unit']!r}.")
+    unit = spec.get("unit", "major")
+    if unit not in ("major", "minor"): raise DefinitionError(f"unit must be major or minor, not {unit!r}.")
     exact = (value.strip() if value.type().is_string() else value).try_cast(dt.Decimal(18, 6))
-    return (exact * (100 if spec.get("unit", "major") == "major" else 1)).round(0).try_cast("int64") * int(spec.get("sign", 1))
+    return (exact * (100 if unit == "major" else 1)).round(0).try_cast("int64") * int(spec.get("sign", 1))
 
 def _as_whole(value, spec):
     exact = value.try_cast(dt.Decimal(18, 6))
@@ -110,7 +113,8 @@ def _zone(given, zone):
     "The zone of clock times; `offset` and UTC are zones too."
     if given in (None, "offset", "UTC"): return given or zone
     try: return ZoneInfo(str(given)).key
-    except (KeyError, ValueError, OSError): raise DefinitionError(f"zone {given!r} is not an IANA time zone such as Asia/Shanghai.") from None
+    except (KeyError, ValueError, OSError):
+        raise DefinitionError(f"zone {given!r} is not an IANA time zone such as Asia/Shanghai.") from None
 
 def _formats(spec):
     given = spec.get("format", ISO_FORMATS)
@@ -125,13 +129,15 @@ def _typed(value, column, spec, zone):
     if column.unit == "cents": return _as_money(value, spec)
     if kind.is_integer(): return _as_whole(value, spec)
     if kind.is_timestamp(): return _as_moment(value, spec, zone)
-    if kind.is_date(): return read_times(value.strip(), _formats(spec)).cast("date") if value.type().is_string() else value.cast("date")
+    if kind.is_date():
+        return (read_times(value.strip(), _formats(spec)) if value.type().is_string() else value).cast("date")
     return value.try_cast(kind) * int(spec["sign"]) if "sign" in spec else value.try_cast(kind)
 
 def _refuse_mixed_zones(value, column, spec, where):
     "A column with zones in its type cannot be read as clock time."
     if value.type().is_timestamp() and value.type().timezone and spec.get("zone") not in (None, "offset"):
-        raise DefinitionError(f"{where}: the times carry their own zone, so `zone: {spec['zone']}` cannot hold. Write `zone: offset`.")
+        raise DefinitionError(f"{where}: the times carry their own zone, so `zone: {spec['zone']}` cannot hold. "
+                              "Write `zone: offset`.")
     if value.type().is_timestamp() and value.type().timezone: return {**spec, "zone": "offset"}
     return spec
 
@@ -153,7 +159,8 @@ def _joined(con, raw, spec, root, where):
         for side in (raw, look): _quoted(on, side.columns, f"{where}.join")
         look = look.select(_on=look[on].cast("string"), **{c: look[c] for c in join["columns"]})
         if look.count().execute() != look._on.nunique().execute():
-            raise ContractError("a look-up is ambiguous, nothing was written:", [Failure(path.name, on, "must be unique to be joined on")])
+            twice = Failure(path.name, on, "must be unique to be joined on")
+            raise ContractError("a look-up is ambiguous, nothing was written:", [twice])
         raw = raw.left_join(look, raw[on].cast("string") == look._on).drop("_on")
     return raw
 
@@ -259,12 +266,14 @@ def _ingest_table(con, table, spec, config, root, folder):
     return TableReport(read, dropped, read - sum(dropped.values())), failures
 
 def _extra(table, spec):
-    return {n for n, how in spec["columns"].items() if n not in contract(table).columns and isinstance(how, dict) and "type" in how}
+    "Columns of the user's own; `_check_mapping` saw that each has a type."
+    return set(spec["columns"]) - set(contract(table).columns)
 
 def _nothing_left(table, read, dropped, paths):
     names = ", ".join(p.name for p in paths)
     if not read: return [Failure(table, "", f"has no rows: {names} holds a header only", advice="Was the export cut off?")]
-    if read == sum(dropped.values()): return [Failure(table, "", "every row was dropped", read, tuple(dropped), "Look at the rules under `drop`.")]
+    if read == sum(dropped.values()):
+        return [Failure(table, "", "every row was dropped", read, tuple(dropped), "Look at the rules under `drop`.")]
     return []
 
 @contextmanager
@@ -272,8 +281,8 @@ def _reading(paths):
     "What an engine says while it reads a file, without the line that it quotes."
     try: yield
     except duckdb.ConversionException:
-        raise DefinitionError("an SQL expression of the mapping met a value that it cannot convert; write TRY_CAST(column AS type), "
-                              "which is null for such a value.") from None
+        raise DefinitionError("an SQL expression of the mapping met a value that it cannot convert; write "
+                              "TRY_CAST(column AS type), which is null for such a value.") from None
     except duckdb.Error as e: raise unreadable(paths[0], e, "csv") from None
 
 # %% ../../nbs/data/06_ingest.ipynb #577e2bfd
@@ -281,7 +290,8 @@ def _reading(paths):
 def _locked(data):
     with open(data / ".lock", "w") as f:
         try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError: raise MemtagError(f"another ingest of this workspace is running; try again when it is done.") from None
+        except BlockingIOError:
+            raise MemtagError("another ingest of this workspace is running; try again when it is done.") from None
         yield
 
 def _swap(data, new, version):
@@ -296,9 +306,11 @@ def _swap(data, new, version):
 
 def _source_hash(config_text, config, root):
     "sha256 over the bytes of every source, the mapping, and the code that reads them."
-    files = {p for spec in config.sources.values() for s in [spec, *spec.get("join", [])] for p in find_files(s.get("files"), root)}
-    code = sorted(Path(contract.__code__.co_filename).parent.glob("*.py")) + sorted(Path(contract.__code__.co_filename).parent.glob("*.yaml"))
-    parts = [config_text] + [sha256_of(p) for p in sorted(files)] + [sha256_of(p) for p in code]
+    specs = [s for spec in config.sources.values() for s in (spec, *spec.get("join", []))]
+    sources = {p for s in specs for p in find_files(s.get("files"), root)}
+    here = Path(memtag_research.data.__file__).parent
+    code = [p for p in sorted(here.iterdir()) if p.suffix == ".py" or p.name == "contracts.yaml"]
+    parts = [config_text, *(sha256_of(p) for p in (*sorted(sources), *code))]
     return sha256("\n".join(parts).encode()).hexdigest()
 
 # %% ../../nbs/data/06_ingest.ipynb #60ffebb5
@@ -397,9 +409,9 @@ def check_workspace(
         if name not in GRAINS: failures += check_table(ws.table(name), name, extra=_extra(name, ws.config.sources[name]))
     if not ws.has("order_lines") or failures: return failures
     lines, days = ws.table("order_lines"), ws.table("member_days")
-    mine = lines.filter(lines.member_id.notnull(), lines.line_kind.isin(MONEY_KINDS)) if "member_id" in lines.columns else lines.limit(0)
+    mine = lines.filter(lines.member_id.notnull(), lines.line_kind.isin(MONEY_KINDS))
     sums = [int(t.aggregate(s=total(t.net_cents).fill_null(0)).execute().s.iloc[0]) for t in (mine, days)]
     if sums[0] != sums[1]:
-        failures.append(Failure("member_days", "net_cents", f"must add up to the members' order lines: {sums[1]:,} is not {sums[0]:,} cents",
-                                advice="Run memtag ingest --force."))
+        rule = f"must add up to the members' order lines: {sums[1]:,} is not {sums[0]:,} cents"
+        failures.append(Failure("member_days", "net_cents", rule, advice="Run memtag ingest --force."))
     return failures

@@ -46,11 +46,13 @@ class Config:
         _check(self.unit in ("member", "household"), f"unit must be member or household, not {self.unit!r}.")
         for name in ("k", "first_order_washout_days", "dormant_days", "lost_days"):
             value = getattr(self, name)
-            _check(value is None or (isinstance(value, int) and value >= 0), f"{name} must be a whole number of 0 or more, not {value!r}.")
+            _check(value is None or (isinstance(value, int) and value >= 0),
+                   f"{name} must be a whole number of 0 or more, not {value!r}.")
         try: ZoneInfo(str(self.zone))
         except (KeyError, ValueError, OSError):
-            raise DefinitionError(f"zone {self.zone!r} is not an IANA time zone such as Asia/Shanghai or America/New_York.") from None
-        _check(_minutes(self.day_starts_at) is not None, f"day_starts_at must be a time such as '04:00' (in quotes), not {self.day_starts_at!r}.")
+            raise DefinitionError(f"zone {self.zone!r} is not an IANA time zone such as Asia/Shanghai.") from None
+        _check(_minutes(self.day_starts_at) is not None,
+               f"day_starts_at must be a time such as '04:00' (in quotes), not {self.day_starts_at!r}.")
         _check(isinstance(self.sources, dict), "sources must map canonical tables to their mapping.")
 
     @property
@@ -115,7 +117,8 @@ class Workspace:
 
     def table(self, name: str) -> ibis.Table:
         "A table by name."
-        if self.has(name): return self.con.read_parquet(self.folder / f"{name}.parquet", table_name=f"{name}_{self.fingerprint[:12]}")
+        if self.has(name):
+            return self.con.read_parquet(self.folder / f"{name}.parquet", table_name=f"{name}_{self.fingerprint[:12]}")
         every = [*contracts(), *GRAINS]
         if name not in every: raise DefinitionError(f"there is no table {name!r}.{did_you_mean(name, every)}")
         raise NotComputable(f"the workspace {self.config.name!r} has no table {name}. Map it under `sources` in memtag.yaml "
