@@ -278,25 +278,28 @@ def plot_waterfall(
     "Bars from an opening total over its movements to the closing one."
     from matplotlib import pyplot as plt
     ax = ax or plt.subplots(figsize=(8, 3.6))[1]
-    reached, levels = values[0], [0, values[-1]]
+    reached, levels, last = values[0], [0, values[-1]], len(values) - 1
     for i, value in enumerate(values):
-        total = i in (0, len(values) - 1)
+        total = i in (0, last)
         bottom, top = (0, value) if total else (reached, reached + value)
-        colour = "grey" if total else "blue" if value >= 0 else "orange"
-        ax.bar(i, top - bottom, bottom=bottom, color=COLOURS[colour], width=.6)
+        ax.bar(i, top - bottom, bottom=bottom, color=COLOURS["grey" if total else "blue" if value >= 0 else "orange"], width=.6)
         mark = "" if total or value == 0 else "▲ " if value > 0 else "▼ "
         ax.annotate(mark + shown(value if total else abs(value)), (i, max(bottom, top)), (0, 3),
                     textcoords="offset points", ha="center", fontsize=9)
-        if i < len(values) - 1: ax.plot([i + .3, i + .7], [top, top], color=COLOURS["grey"], linewidth=.8)
+        if i < last: ax.plot([i + .3, i + .7], [top, top], color=COLOURS["grey"], linewidth=.8)
         reached = top
         levels.append(top)
     ax.set_xticks(range(len(values)), [fill(n, 12) for n in names])
-    ax.yaxis.set_major_formatter(lambda v, _: shown(round(v)))
-    ax.axhline(0, color=COLOURS["black"], linewidth=.8)
+    _finish_steps(ax, levels, shown)
+    return ax
+
+def _finish_steps(ax, levels, shown):
+    "A zero line, room above for the numbers, and the same numbers on the axis."
     room = .12 * (max(levels) - min(levels) or 1)
     ax.set_ylim(min(levels) - (room if min(levels) < 0 else 0), max(levels) + room)
+    ax.yaxis.set_major_formatter(lambda v, _: shown(round(v)))
+    ax.axhline(0, color=COLOURS["black"], linewidth=.8)
     ax.spines[["top", "right"]].set_visible(False)
-    return ax
 
 # %% ../../nbs/measures/04_lifecycle.ipynb #4dabc4d6
 def plot_bridge(

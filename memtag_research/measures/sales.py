@@ -202,6 +202,7 @@ def plot_decomposition(
     ax.set_ylabel(f"{label('member_sales', lang)} ({currency})")
     return ax
 
+# %% ../../nbs/measures/06_sales.ipynb #d786121c
 def plot_channels(
     table: pd.DataFrame,    # from `sales_by`
     currency: str = "USD",  # ISO 4217 code of the cents
@@ -213,20 +214,22 @@ def plot_channels(
     from matplotlib import pyplot as plt
     lang, rows = use_fonts(lang), table.head(top)
     ax = ax or plt.subplots(figsize=(7, .45 * len(rows) + 1))[1]
-    names = [label("unknown", lang) if n == "unknown" else str(n) for n in rows.iloc[:, 0]]
-    at = np.arange(len(rows))
     nets, were = (rows[c].to_numpy("float64", na_value=math.nan) for c in ("net_cents", "previous_net_cents"))
+    at, shown = np.arange(len(rows)), lambda v: format_money(round(v), currency, lang, short=True)
     ax.barh(at, nets, color=COLOURS["blue"], height=.6, label=label("this_period", lang))
     ax.plot(were, at, "|", color=COLOURS["black"], markersize=16, label=label("previous_period", lang))
     for y, net, was, change in zip(at, nets, were, rows.change):
-        text = format_money(net, currency, lang, short=True) + (f"  {format_change(change, lang)}" if pd.notna(change) else "")
+        text = shown(net) + (f"  {format_change(change, lang)}" if pd.notna(change) else "")
         ax.annotate(text, (np.nanmax([net, was, 0]), y), (6, 0), textcoords="offset points", va="center", fontsize=9)
-    ax.set_yticks(at, names)
+    ax.set_yticks(at, [label("unknown", lang) if n == "unknown" else str(n) for n in rows.iloc[:, 0]])
+    ax.set_xlabel(f"{label('member_sales', lang)} ({currency})")
+    _finish_bars(ax, shown)
+    return ax
+
+def _finish_bars(ax, shown):
     ax.invert_yaxis()
     ax.axvline(0, color=COLOURS["black"], linewidth=.8)
     ax.margins(x=.3)
-    ax.xaxis.set_major_formatter(lambda v, _: format_money(round(v), currency, lang, short=True))
-    ax.set_xlabel(f"{label('member_sales', lang)} ({currency})")
+    ax.xaxis.set_major_formatter(lambda v, _: shown(v))
     ax.legend(frameon=False, loc="lower right")
     ax.spines[["top", "right", "left"]].set_visible(False)
-    return ax
