@@ -105,7 +105,7 @@ def total(
     where=None,                     # only rows where this holds
 ) -> ibis.ir.IntegerScalar:         # 64-bit; null over no rows
     "Sum of whole numbers that stays a whole number in every engine and file."
-    return column.sum(where=where).cast(dt.Decimal(38, 0)).cast("int64")
+    return column.sum(where=where).cast("!int64").cast("int64")
 
 # %% ../../nbs/data/01_engine.ipynb #4332a15e
 def known(

@@ -87,7 +87,7 @@ def _column_sql(spec, columns, where):
 def _as_string(value, spec):
     if value.type().is_floating():  # 17850.0: an id that went through a float column; beyond 15 digits it is rounded
         value = ibis.ifelse((value.abs() < 1e15) & (value == value.round(0)), value.round(0).cast("int64"), None)
-    text = value.cast("string").strip().nullif("")
+    text = value.strip().nullif("") if value.type().is_string() else value.cast("string")
     codes = {str(k): v for k, v in spec.get("values", {}).items()}
     return text.cases(*codes.items(), else_=None) if codes else text
 
@@ -185,8 +185,9 @@ def _stage(con, raw, table, spec, config, file_number):
         value, column = staged[f"m_{name}"], declared.get(name) or Column(name, how.get("type", "string"))
         how = _refuse_mixed_zones(value, column, how, f"{where}.columns.{name}")
         out[name] = _typed(value, column, how, config.zone)
-        given = value.cast("string").strip().nullif("")
-        bad[f"_bad_{name}"] = ibis.ifelse(given.notnull() & out[name].isnull(), given, None)
+        if dt.dtype(column.type).is_string() and not how.get("values") and not value.type().is_floating(): continue  # never bad
+        unread = value.notnull() & out[name].isnull()   # few rows: only they are turned into text
+        bad[f"_bad_{name}"] = ibis.ifelse(unread, value.cast("string").strip().nullif(""), None)
     if "line_id" in declared and "line_id" not in out:
         out["line_id"] = ibis.literal(f"{file_number}-") + staged._row.cast("string")
     return staged.select(**out, **bad, _reason=staged._reason.cast("string"))
@@ -206,6 +207,7 @@ def _unreadable_values(staged, table, spec):
     "Failures of values that could not be read, in columns that do not say `on_error: drop`."
     kept = staged.filter(staged._reason.isnull())
     names = [c.removeprefix("_bad_") for c in staged.columns if c.startswith("_bad_")]
+    if not names: return
     counts = kept.aggregate(**{n: kept[f"_bad_{n}"].count() for n in names}).execute().iloc[0]
     for name in names:
         how = spec["columns"][name] if isinstance(spec["columns"][name], dict) else {}
@@ -220,7 +222,7 @@ def _with_unreadable_dropped(staged, spec):
     "Rows whose unreadable value may go get that as their reason."
     reason = staged._reason
     for name, how in spec["columns"].items():
-        if isinstance(how, dict) and how.get("on_error") == "drop":
+        if isinstance(how, dict) and how.get("on_error") == "drop" and f"_bad_{name}" in staged.columns:
             reason = ibis.coalesce(reason, ibis.ifelse(staged[f"_bad_{name}"].notnull(), f"unreadable {name}", None))
     return staged.mutate(_reason=reason)
 
