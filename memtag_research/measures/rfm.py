@@ -17,7 +17,7 @@ import pandas as pd
 from ibis import _
 
 from ..core import NotComputable, ParameterError, check_as_of, did_you_mean
-from ..data.engine import as_table, cut_points, days_between, known, to_frame
+from ..data.engine import as_table, cut_points, days_between, known, to_frame, total
 
 # %% ../../nbs/measures/03_rfm.ipynb #8c043c70
 def rfm_summary(
@@ -31,12 +31,11 @@ def rfm_summary(
     _check_log_start(days, as_of)
     rows, last_day = known(days, as_of), as_of - timedelta(days=1)
     summary = _standing(rows, _recent(rows, as_of, window_days)).group_by("member_id").agg(
-        orders=_.orders.sum(), purchase_days=_.purchase_days.sum(), spend_cents=_.net_cents.sum(), first_at=_.first_ts.min(),
+        orders=total(_.orders), purchase_days=total(_.purchase_days), spend_cents=total(_.net_cents), first_at=_.first_ts.min(),
         last_at=_.last_ts.max(), first_date=_.local_date.min(), last_date=_.local_date.max())
     summary = summary.filter(summary.last_date.notnull())
-    counts = {c: summary[c].fill_null(0).cast("int64") for c in ("orders", "purchase_days", "spend_cents")}
-    return summary.select("member_id", orders=counts["orders"], purchase_days=counts["purchase_days"],
-        recency_days=days_between(last_day, summary.last_date), spend_cents=counts["spend_cents"],
+    return summary.select("member_id", orders=summary.orders.fill_null(0), purchase_days=summary.purchase_days.fill_null(0),
+        recency_days=days_between(last_day, summary.last_date), spend_cents=summary.spend_cents.fill_null(0),
         first_at=summary.first_at, last_at=summary.last_at, tenure_days=days_between(last_day, summary.first_date))
 
 def _standing(rows, recent):
@@ -242,7 +241,7 @@ def _cells(scored):
     "r_score, f_score, members, spend_cents: one row a cell that has members."
     rows = as_table(scored)
     _check_columns(rows.columns, ("r_score", "f_score", "spend_cents"), "the scores")
-    cells = to_frame(rows.group_by("r_score", "f_score").agg(members=rows.count(), spend_cents=rows.spend_cents.sum()))
+    cells = to_frame(rows.group_by("r_score", "f_score").agg(members=rows.count(), spend_cents=total(rows.spend_cents)))
     if cells.empty: raise NotComputable("nothing to draw: no member is scored.")
     return cells
 
