@@ -361,13 +361,13 @@ def test_input_is_not_touched(tables):
 # ---- two engines
 
 def test_both_engines_agree(tables, spark, tmp_path):
-    "Every metric, equal to the last bit, on data with nulls; one period whole, one before most things are known."
+    "Every metric, equal to the last bit, on data with nulls; some of them in many windows at once."
     for name, table in tables.items(): table.to_parquet(tmp_path / f"{name}.parquet", coerce_timestamps="us", index=False)
     on_spark = Book(**{name: as_table(tmp_path / f"{name}.parquet", spark) for name in tables})
-    periods = ["2021-06", "2019-01"]
-    a, b = measure(Book(**tables), periods=periods), measure(on_spark, periods=periods)
-    pd.testing.assert_frame_equal(a, b, check_exact=True)
-    assert (a[a.period == "2021-06"].status == "ok").all()
+    for names, periods in ((None, ["2021-06"]), (["second_purchase_rate", "new_customers", "member_churn_rate"], PERIOD.back(3))):
+        a, b = (measure(book, names, periods) for book in (Book(**tables), on_spark))
+        pd.testing.assert_frame_equal(a, b, check_exact=True)
+        assert (a.status == "ok").all()
 
 
 # ---- scope
@@ -494,8 +494,12 @@ def test_empty_denominators(tables):
     with pytest.raises(NotComputable, match="no orders"): number("buyers", Book(order_lines=lines.head(0)))
 
 
-def test_returns_and_costs_that_are_not_recorded(tables):
+def test_others_returns_and_costs_that_are_not_recorded(tables):
     lines = tables["order_lines"]
+    members_only = Book(order_lines=lines[lines.member_id.notna()])
+    for name in ("member_share_of_sales", "gross_member_share_of_sales"):
+        with pytest.raises(NotComputable, match="the log holds members only"): number(name, members_only)
+    assert number("member_sales_cents", members_only) == number("sales_cents", members_only)
     with pytest.raises(NotComputable, match="no return lines"): number("return_rate", Book(order_lines=lines[lines.line_kind != "return"]))
     unnamed = lines.assign(original_order_id=pd.Series(pd.NA, index=lines.index, dtype="string"))
     with pytest.raises(NotComputable, match="names its order"): number("return_rate_by_order_date", Book(order_lines=unnamed))

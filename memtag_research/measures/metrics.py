@@ -51,6 +51,7 @@ class Book:
         self.tables, self.scope = _read_tables(tables), dict(scope or {})
         self.facts, self.collecting = {}, None  # see Facts
         self.log_start, self.log_end = (log_start, log_end) if log_start and log_end else _log_range(self.tables)
+        self.everywhere = self.tables
         if self.scope: self.tables = _restrict(self.tables, self.scope)
 
     @classmethod
@@ -285,15 +286,30 @@ def gross_sales_cents(book, period):
     "Net of all lines, members' and others', before refunds."
     return _month_money(book, period)["gross"]
 
+# %% ../../nbs/measures/02_metrics.ipynb #aa820ff3
+@_fact
+def _others(book, calls):
+    "Lines of non-members in the whole log, whatever the scope."
+    lines = book.everywhere["order_lines"].select("member_id", "local_date")
+    return _stack(calls, lambda as_of: known(lines, as_of)).group_by("window").agg(lines=lambda t: _count(t.member_id.isnull()))
+
+def _check_others(book, period):
+    "Sales to non-members are recorded."
+    if not _others(book, period.end)["lines"]:
+        raise NotComputable("the log holds members only, so their share of sales cannot be told: sales to non-members are not recorded "
+                            "in it. Map them with an empty member_id.")
+
 @metric("rate", "会员销售额 ÷ 同一门店、渠道、期间的全部销售额", needs=("order_lines",))
 def member_share_of_sales(book, period):
     "Member sales ÷ all sales of the same stores, channels and period, both net of refunds."
+    _check_others(book, period)
     money = _month_money(book, period)
     return _ratio(money["member_net"], money["net"], period, "net sales")
 
 @metric("rate", "会员销售额(含退)÷ 全部销售额(含退)", needs=("order_lines",))
 def gross_member_share_of_sales(book, period):
     "Member sales ÷ all sales, both before refunds."
+    _check_others(book, period)
     money = _month_money(book, period)
     return _ratio(money["member_gross"], money["gross"], period, "sales")
 
