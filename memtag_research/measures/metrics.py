@@ -466,7 +466,7 @@ def first_purchase_rate(book, period, days=30):
     start, end = (_moved(day, days) for day in (period.start, period.end))
     _check_first_orders(book, start, period)
     cohort = _joined(book, start, end, days, period.end)
-    return _ratio(cohort["ordered"], cohort["members"], f"{start} to {end - timedelta(1)}", "new members without an earlier order")
+    return _ratio(cohort["ordered"], cohort["members"], f"{start}..{end - timedelta(1)}", "new members without an earlier order")
 
 def _moved(day, days):
     if not isinstance(days, int) or days < 1: raise ParameterError(f"days must be a whole number from 1 on, not {days!r}.")
@@ -495,7 +495,7 @@ def second_purchase_rate(book, period, days=90, followed_days=None):
     if _moved(period.end, days) < end: raise ParameterError(f"followed_days must be {days} or more, not {followed}.")
     _check_first_orders(book, start, period)
     cohort = _seconds(book, start, end, days, period.end)
-    return _ratio(cohort["second"], cohort["members"], f"{start} to {end - timedelta(1)}", "first purchases")
+    return _ratio(cohort["second"], cohort["members"], f"{start}..{end - timedelta(1)}", "first purchases")
 
 # %% ../../nbs/measures/02_metrics.ipynb #a735fa1a
 @_fact
