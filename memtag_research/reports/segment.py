@@ -111,6 +111,7 @@ def load_segment(
     book = Book.of(ws, scope)
     if dormant_days is not None: book.dormant_days = dormant_days
     if lost_days is not None: book.lost_days = lost_days
+    if book.dormant_days is not None: dormancy_limits(book, period.start)  # in order
     if period.end <= ws.log_start or period.start > ws.log_end:
         raise ParameterError(f"period {period} lies outside the log of {ws.config.name}, which runs from {ws.log_start} to {ws.log_end}.")
     member_sales_cents(book, period)  # NotComputable where the log covers a part of it only
@@ -359,7 +360,7 @@ def _place_targets(report, by):
     if table is None or report.book.scope: return None
     rows = to_frame(table)
     rows = rows[(rows.metric == "member_sales_cents") & rows.scope.fillna("").str.startswith(f"{by}=")]
-    rows = rows[[parse_period(p) == report.period for p in rows.period]]
+    rows = rows[rows.period.map(lambda p: parse_period(p) == report.period).astype(bool)]
     return {s.split("=", 1)[1]: round(t) for s, t in zip(rows.scope, rows.target)} or None
 
 @number
@@ -1107,51 +1108,53 @@ def show_quality(report):
 # %% ../../nbs/reports_pkg/05_segment.ipynb #7f923f3a
 @number
 def checks(report):
-    "Two roads to every total."
-    road, book, period, say = totals_by_other_roads(report), report.book, report.period, report.word
+    "Two roads to every total; their names are labels or tables."
+    road, book, period = totals_by_other_roads(report), report.book, report.period
     sales, everybody = member_sales_cents(book, period), sales_cents(book, period)
-    found = [Check(say("member_sales"), say("section_kpis"), "order_lines", sales, road["member"], "money"),
-             Check(say("member_sales"), say("section_kpis"), "member_days", sales, road["days"], "money"),
-             Check(say("member_sales"), say("road_rfm"), "member_days", road["rfm"] + road["excluded_net"], road["days"], "money"),
-             Check(say("sales_cents"), say("section_kpis"), say("road_both"), everybody, road["member"] + road["other"], "money"),
-             Check(say("buyers"), say("section_kpis"), "member_days", buyers(book, period), road["bought"]),
-             Check(say("members_seen"), say("road_scored"), "member_days", road["scored"] + road["excluded"], road["seen"])]
+    found = [Check("member_sales", "section_kpis", "order_lines", sales, road["member"], "money"),
+             Check("member_sales", "section_kpis", "member_days", sales, road["days"], "money"),
+             Check("member_sales", "road_rfm", "member_days", road["rfm"] + road["excluded_net"], road["days"], "money"),
+             Check("sales_cents", "section_kpis", "road_both", everybody, road["member"] + road["other"], "money"),
+             Check("buyers", "section_kpis", "member_days", buyers(book, period), road["bought"]),
+             Check("members_seen", "road_scored", "member_days", road["scored"] + road["excluded"], road["seen"])]
     for make in (_check_split, _check_bridge, _check_places, _check_structure):
         try: found += make(report)
         except NotComputable: pass
     return found
 
 def _check_split(report):
-    c, say = sales_change(report), report.word
-    return [Check(say("change"), say("road_factors"), say("member_sales"), int(c["split"].contribution_cents[:4].sum()), c["now"]["net_cents"] - c["before"]["net_cents"], "money")]
+    c = sales_change(report)
+    return [Check("change", "road_factors", "member_sales", int(c["split"].contribution_cents[:4].sum()), c["now"]["net_cents"] - c["before"]["net_cents"], "money")]
 
 def _check_bridge(report):
-    rows, say = bridge(report).set_index("movement"), report.word
+    rows = bridge(report).set_index("movement")
     status = lifecycle_status(_member_days(report), report.period.end, *limits(report), members=_members(report))
     active = int(status.stage.isin(["intro", "growth", "mature"]).sum())
     closing = int(rows.members["opening"] + rows.change.sum())
     base = funnel(report).set_index(["path", "step"]).members
-    return [Check(say("section_bridge"), say("road_movements"), say("movement_closing"), closing, int(rows.members["closing"])),
-            Check(say("movement_closing"), say("section_bridge"), say("lifecycle"), int(rows.members["closing"]), active),
-            Check(say("movement_reactivated"), say("section_bridge"), say("section_dormant"), int(rows.members["reactivated"]), int(base["all", "ordered"]))]
+    return [Check("section_bridge", "road_movements", "movement_closing", closing, int(rows.members["closing"])),
+            Check("movement_closing", "section_bridge", "lifecycle", int(rows.members["closing"]), active),
+            Check("movement_reactivated", "section_bridge", "section_dormant", int(rows.members["reactivated"]), int(base["all", "ordered"]))]
 
 def _check_places(report):
-    sales, say = member_sales_cents(report.book, report.period), report.word
-    return [Check(say("member_sales"), say("store" if by == "store_id" else "channel"), say("section_kpis"), int(t.net_cents.sum()), sales, "money") for by, t in places(report).items()]
+    sales = member_sales_cents(report.book, report.period)
+    return [Check("member_sales", "store" if by == "store_id" else "channel", "section_kpis", int(t.net_cents.sum()), sales, "money") for by, t in places(report).items()]
 
 def _check_structure(report):
-    table, say = structure(report), report.word
+    table = structure(report)
     scored, staged = int(classes(report).members.sum()), int(table.drop(columns="none", errors="ignore").to_numpy().sum())
     closed = "closed_date" in getattr(_members(report), "columns", ())  # closed accounts are scored, and in no stage
-    found = [] if closed else [Check(say("scored"), say("rfm_class"), say("lifecycle"), scored, staged)]
+    found = [] if closed else [Check("scored", "rfm_class", "lifecycle", scored, staged)]
     if not _has_before(report): return found
-    return [*found, Check(say("scored"), say("migration"), say("rfm_class"), int(migration(report).drop(columns="left").to_numpy().sum()), scored)]
+    return [*found, Check("scored", "migration", "rfm_class", int(migration(report).drop(columns="left").to_numpy().sum()), scored)]
 
 @_section("", "section_checks")
 def show_checks(report):
     "The checks that the report passed; one that fails stops it."
     found = assert_checks(checks(report))
-    return answer(report.say("told_checks", n=len(found))) + checks_html(found, report.lang, report.currency)
+    word = lambda key: report.word(key) if key in glossary() else key
+    worded = [c._replace(name=word(c.name), left=word(c.left), right=word(c.right)) for c in found]
+    return answer(report.say("told_checks", n=len(found))) + checks_html(worded, report.lang, report.currency)
 
 # %% ../../nbs/reports_pkg/05_segment.ipynb #7a781581
 @_section("", "section_provenance")
