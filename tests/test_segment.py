@@ -345,6 +345,16 @@ def test_small_places_are_among_the_others(whole):
     assert shown.net_cents.tolist() == [900, 930, 1830]
 
 
+@pytest.mark.parametrize("new, lost, hidden", [(2, 30, {"new", "lost"}), (2, 40, {"new", "dormant"}), (9, 3, {"lost", "new"}), (9, 30, set()), (0, 30, set())])
+def test_the_bridge_hides_a_second_movement_and_calls_it_not_small(whole, monkeypatch, new, lost, hidden):
+    rows = pd.DataFrame(dict(movement=["opening", "new", "reactivated", "dormant", "lost", "closed", "cancelled", "closing"],
+                             members=[500, new, 90, 35, lost, 0, 0, 500 + new + 90 - 35 - lost])).assign(change=0, left_censored=0)
+    monkeypatch.setitem(whole.found, "bridge", rows)
+    assert {m for m, h in segment._bridge_hidden(whole).items() if h} == hidden     # `reactivated` stands in section 6 as well
+    told = segment._bridge_sentence(whole)
+    assert told.count("fewer than 5") == sum(0 < n < 5 for n in (new, lost)) and told.count("a number not shown") == len(hidden) - told.count("fewer than 5")
+
+
 def test_a_scope_of_too_few_is_refused(roots):
     with pytest.raises(NotComputable, match="fewer than k = 500"): load_segment(roots["whole"], PERIOD, k=500)
 

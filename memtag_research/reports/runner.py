@@ -12,6 +12,7 @@ __all__ = ['HEAD_MIME', 'CellFailure', 'Published', 'code_hash', 'render_noteboo
 # %% ../../nbs/reports_pkg/03_runner.ipynb #f35ef922
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -136,6 +137,7 @@ def _execute(job, version, progress):
     "Run the notebook in its version's folder; the executed notebook, or `CellFailure`."
     import nbformat
     import papermill
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters whose type it cannot read, such as `int | None`
     work = version/".work"
     work.mkdir(mode=0o700)
     shutil.copyfile(job.source, work/"source.ipynb")

@@ -184,11 +184,17 @@ def key_figures(report):
 @number
 def limits(report):
     "D1 and D2 in days, those of the period's start."
-    return dormancy_limits(report.book, report.period.start)
+    start, book = report.period.start, report.book
+    if start <= book.log_start: raise NotComputable(f"{report.period} needs the days from {start - timedelta(1)} to {report.period.last_day}, and the log covers "
+                                                    f"{book.log_start} to {book.log_end}. Choose a later period.")
+    return dormancy_limits(book, start)
+
+def _few_before(report): return _few(report, "buyers", report.period.previous())
 
 @number
 def sales_change(report):
     "Totals of the previous period and of this one, and the change split over four factors."
+    if _few_before(report): raise NotComputable("few")
     before, now = (sales_totals(report.book, p) for p in (report.period.previous(), report.period))
     return {"before": before, "now": now, "split": decompose_sales(before, now)}
 
@@ -367,7 +373,10 @@ def _place_targets(report, by):
 def places(report):
     "Sales by channel and by store: all places, as computed; the page folds the small ones."
     if not (found := _places_by(report)): raise NotComputable("sales by place needs order_lines.channel or order_lines.store_id. Map one in memtag.yaml.")
-    return {by: sales_by(report.book, report.period, by, targets=_place_targets(report, by)) for by in found}
+    tables = {by: sales_by(report.book, report.period, by, targets=_place_targets(report, by)) for by in found}
+    if not _few_before(report): return tables
+    before = [c for t in tables.values() for c in t if c.startswith("previous_")]
+    return {by: t.assign(change=pd.NA, **dict.fromkeys(before, pd.NA)) for by, t in tables.items()}
 
 def folded(
     table: pd.DataFrame,  # from `sales_by`
@@ -544,16 +553,24 @@ def _inline(report, key):
 
 # %% ../../nbs/reports_pkg/05_segment.ipynb #1ec21e16
 def _bridge_hidden(report):
-    "Movements that are not to be shown, by name."
-    moves = bridge(report).set_index("movement").members.drop(["opening", "closing"])
-    hidden = hidden_cells(with_totals(moves.to_frame("n"), "columns"), report.k, "columns").n
-    return {m: bool(hidden[m]) for m in moves.index}
+    """Movements that are not to be shown, by name: small ones, and enough of the others that the balance gives none away.
+    Reactivated is no cover, for the section on the dormant shows it too."""
+    moves = bridge(report).set_index("movement").members
+    hidden = {m for m in moves.index if 0 < moves[m] < report.k and m not in ("opening", "closing")}
+    cover = sorted((m for m in ("lost", "dormant", "new", "closed", "cancelled") if m not in hidden and moves[m]), key=lambda m: moves[m])
+    while hidden and cover and (len(hidden) < 2 or sum(moves[m] for m in hidden) < report.k): hidden.add(cover.pop(0))
+    return {m: m in hidden for m in moves.index.drop(["opening", "closing"])}
+
+def _movement_text(report, movement, members, hidden):
+    "A movement in a sentence; a cover is not said to be small."
+    if not hidden: return format_number(members, report.lang, short=False)
+    return report.say("fewer", k=report.k) if members < report.k else report.say("not_shown")
 
 def _bridge_sentence(report):
     "Who was active at the start, who came, who went, who is active at the end."
     try: rows, hidden = bridge(report).set_index("movement").members, _bridge_hidden(report)
     except NotComputable as e: return report.say("lead_bridge_none", reason=explain(report, e))
-    count = lambda m: report.say("fewer", k=report.k) if hidden[m] else format_number(rows[m], report.lang, short=False)
+    count = lambda m: _movement_text(report, m, rows[m], hidden[m])
     gone = int(rows["closed"] + rows["cancelled"])
     closed = report.say("and_closed", n=format_number(gone, report.lang, short=False)) if gone and not hidden["closed"] | hidden["cancelled"] else ""
     start, end = report.period.start - timedelta(1), report.period.last_day
@@ -567,13 +584,18 @@ def _judged(report, row):
     if row["name"] != "member_sales_cents": return list(row.history)
     return [None if v is None else v / p.days for v, p in zip(row.history, report.period.back(len(row.history)))]
 
+def _band(report, row):
+    "Normal noise of a key figure; a rate stays between 0 and 1."
+    band = noise_band(_judged(report, row))
+    return (max(0, band[0]), min(1, band[1])) if band and row.unit == "rate" else band
+
 @number
 def notable(report):
     "The key figure that misses its target most, else the one furthest outside normal noise."
     rows = [r for _, r in key_figures(report).iterrows() if pd.notna(r.value) and not _by_construction(report, r)]
     missed = [(float(r.attainment / r.time_progress), r["name"]) for r in rows if pd.notna(r.attainment)]
     if missed and min(missed)[0] < .95: return {"kind": "target", "name": min(missed)[1], "value": min(missed)[0], "banded": 0}
-    bands = {r["name"]: (_judged(report, r)[-1], noise_band(_judged(report, r))) for r in rows}
+    bands = {r["name"]: (_judged(report, r)[-1], _band(report, r)) for r in rows}
     bands = {name: (v, b) for name, (v, b) in bands.items() if b and b[1] > b[0]}
     out = [(abs(v - sum(b) / 2) / (b[1] - b[0]), name) for name, (v, b) in bands.items() if not b[0] <= v <= b[1]]
     if not out: return {"kind": "none", "banded": len(bands)}
@@ -632,7 +654,7 @@ def _spark(report, row):
     (p0, v0), (p1, v1) = known_[0], known_[-1]
     text = lambda v: _kpi_text(report, row["name"], v, row.unit)
     about = report.say("spark_about", name=report.word(row["name"]), start=p0.label(report.lang), first=text(v0), end=p1.label(report.lang), last=text(v1))
-    return sparkline(values, about, noise_band(values))
+    return sparkline(values, about, _band(report, row))
 
 # %% ../../nbs/reports_pkg/05_segment.ipynb #767cb459
 def _kpi_cells(report, row, columns):
@@ -816,16 +838,26 @@ def show_new_members(report):
     return Html("".join([question(report.say("question_new")), answer(told), small(joined), drawn, _keep(report, _seconds_table(report)), small(report.say("note_followed"))]))
 
 # %% ../../nbs/reports_pkg/05_segment.ipynb #bb74884c
+def _shown_returning(report):
+    "Rates of periods, without those that would tell of fewer than k members."
+    rows, few = returning(report), lambda n: ((n > 0) & (n < report.k)).fillna(False).astype(bool)
+    repeat = few(rows.repeat_buyers) | few(rows.buyers - rows.repeat_buyers)
+    again = few(rows.returning) | few(rows.previous_buyers - rows.returning)
+    return rows.assign(repeat_rate=rows.repeat_rate.mask(repeat), repurchase_rate=rows.repurchase_rate.mask(again))
+
 def _draw_returning(report, ax):
     "Repeat rate and repurchase rate of the last periods, named at their ends."
-    rows = returning(report)
+    rows = _shown_returning(report)
     rows = rows[rows.complete]
     rates = {"repeat_purchase_rate": rows.repeat_rate, "repurchase_rate": rows.repurchase_rate}
-    top = max(rates, key=lambda n: rates[n].iloc[-1])
+    rates = {name: rate for name, rate in rates.items() if rate.notna().sum() > 1}
+    if not rates: raise NotComputable("few")
+    top = max(rates, key=lambda n: rates[n].dropna().iloc[-1])
     for (name, rate), colour in zip(rates.items(), ("blue", "orange")):
         y = rate.to_numpy("float64", na_value=np.nan)
         ax.plot(range(len(rows)), y, color=COLOURS[colour], marker="o", markersize=4)
-        ax.annotate(f"{report.word(name)}  {report.number(y[-1], 'rate')}", (len(rows) - 1, y[-1]), (0, 8 if name == top else -15), textcoords="offset points", ha="right", fontsize=9)
+        last = int(np.flatnonzero(np.isfinite(y))[-1])
+        ax.annotate(f"{report.word(name)}  {report.number(y[last], 'rate')}", (last, y[last]), (0, 8 if name == top else -15), textcoords="offset points", ha="right", fontsize=9)
     step = 1 if is_wide(ax) else 3
     places_ = [i for i in range(len(rows)) if (len(rows) - 1 - i) % step == 0]
     ax.set_xticks(places_, [rows.period.iloc[i][2:] for i in places_])
@@ -850,10 +882,10 @@ def _cohort_table(report):
 @_section("5", "section_existing_members")
 def show_existing_members(report):
     "Existing members: who buys again, and who keeps coming."
-    last = returning(report).iloc[-1]
+    last = _shown_returning(report).iloc[-1]
     told = report.say("told_returning", repeat=report.number(last.repeat_rate, "rate"), buyers=report.people(last.buyers), period=parse_period(last.period).label(report.lang),
                       again=report.number(last.repurchase_rate, "rate"), before=report.people(last.previous_buyers) if pd.notna(last.previous_buyers) else "–")
-    lines = figure(lambda ax: _draw_returning(report, ax), told.replace("*", ""), report.lang, (10, 2.8), (4.3, 3))
+    lines = _optional(report, lambda r: figure(lambda ax: _draw_returning(r, ax), told.replace("*", ""), r.lang, (10, 2.8), (4.3, 3)))
     return Html("".join([question(report.say("question_existing")), answer(told), lines, _optional(report, _cohort_picture)]))
 
 def _cohort_picture(report):
@@ -890,7 +922,7 @@ def show_dormant(report):
     "Dormant and lost at the start: what became of them."
     rows = funnel(report).set_index(["path", "step"])
     base, ordered = int(rows.members["all", "base"]), int(rows.members["all", "ordered"])
-    told = report.say("told_dormant", people=report.people(base), n=format_number(ordered, report.lang, short=False), rate=report.number(ordered / base, "rate")) if base >= report.k <= ordered else report.say("told_few", k=report.k)
+    told = report.say("told_dormant", people=report.people(base), n=format_number(ordered, report.lang, short=False), rate=report.number(ordered / base, "rate")) if min(base, ordered, base - ordered) >= report.k else report.say("told_few", k=report.k)
     absent = sorted({m for m in rows.missing if m})
     note = report.say("note_absent", tables=", ".join(absent)) if absent else ""
     if "exposures" not in absent: note += report.say("note_no_effect")
