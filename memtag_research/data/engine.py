@@ -58,6 +58,7 @@ def _connect_pyspark(threads, memory_limit):
     scratch = tempfile.mkdtemp(prefix="memtag-spark-")
     session = (SparkSession.builder.master(f"local[{threads or '*'}]").appName("memtag_research")
         .config("spark.sql.session.timeZone", "UTC").config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
         .config("spark.sql.shuffle.partitions", str(2 * (threads or os.cpu_count() or 1)))
         .config("spark.driver.memory", memory_limit or "4g").config("spark.driver.host", "localhost")
         .config("spark.driver.bindAddress", "127.0.0.1").config("spark.sql.warehouse.dir", scratch)
