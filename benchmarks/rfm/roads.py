@@ -24,7 +24,8 @@ WITH lines AS (
     SELECT order_id, member_id, ts, local_date, line_kind, net_cents, original_order_id
     FROM read_parquet('$LINES') WHERE local_date < DATE '{AS_OF}' AND member_id IS NOT NULL),
 orders AS (
-    SELECT order_id, min(member_id) AS member_id, min(local_date) AS local_date, min(ts) AS ts, sum(net_cents) AS net
+    SELECT order_id, any_value(member_id) AS member_id, any_value(local_date) AS local_date, min(ts) AS ts,
+           sum(net_cents) AS net
     FROM lines WHERE line_kind IN ('sale', 'gift', 'service') GROUP BY order_id HAVING sum(net_cents) > 0),
 refunds AS (
     SELECT coalesce(original_order_id, order_id) AS order_id, sum(net_cents) AS net
@@ -108,7 +109,7 @@ def polars(lines, grain, memory):
     def work():
         rows = pl.scan_parquet(lines).select(USED).filter(pl.col("local_date") < AS_OF, pl.col("member_id").is_not_null())
         orders = (rows.filter(pl.col("line_kind").is_in(["sale", "gift", "service"])).group_by("order_id")
-                  .agg(pl.first("member_id", "local_date", "ts"), pl.sum("net_cents")).filter(pl.col("net_cents") > 0))
+                  .agg(pl.first("member_id", "local_date"), pl.min("ts"), pl.sum("net_cents")).filter(pl.col("net_cents") > 0))
         refunds = (rows.filter(pl.col("line_kind") == "return")
                    .group_by(pl.coalesce("original_order_id", "order_id").alias("order_id")).agg(refund=pl.sum("net_cents")))
         valid = (orders.join(refunds, on="order_id", how="left")
@@ -135,7 +136,7 @@ def _pandas_orders(lines):
     rows = pd.read_parquet(lines, columns=USED, filters=[("local_date", "<", AS_OF)])
     rows = rows[rows.member_id.notna()]
     orders = (rows[rows.line_kind.isin(["sale", "gift", "service"])].groupby("order_id", sort=False)
-              .agg(member_id=("member_id", "first"), local_date=("local_date", "first"), ts=("ts", "first"),
+              .agg(member_id=("member_id", "first"), local_date=("local_date", "first"), ts=("ts", "min"),
                    net_cents=("net_cents", "sum")))
     orders = orders[orders.net_cents > 0]
     refunds = rows[rows.line_kind == "return"]

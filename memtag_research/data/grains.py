@@ -26,14 +26,16 @@ def _cancellations(lines, sold):
     if "original_order_id" in lines.columns:
         refunds = refunds.mutate(order_id=ibis.coalesce(refunds.original_order_id, refunds.order_id))
     daily = refunds.group_by("order_id", "local_date").agg(refund=total(refunds.net_cents), at=refunds.ts.max())
-    daily = daily.inner_join(sold.select("order_id", sold="net_cents"), "order_id")
+    sold = sold.select("order_id", sold="net_cents").semi_join(daily, "order_id")   # few, so that joins stay small
+    daily = daily.inner_join(sold, "order_id")
     by_day = ibis.window(group_by="order_id", order_by="local_date", preceding=None, following=0)
     left = daily.mutate(left=daily.sold + daily.refund.sum().over(by_day).cast("int64"))
     left = left.filter(left.left <= 0)
     return left.group_by("order_id").agg(cancelled_date=left.local_date.min(), cancelled_at=left["at"].argmin(left.local_date))
 
 # %% ../../nbs/data/03_grains.ipynb #6f0003d8
-_SAME = ("member_id", "ts", "local_date", "local_hour", "channel", "store_id")   # equal on all lines of an order
+_SAME = ("member_id", "local_date")   # equal on all lines of an order, by contract: any will do, and quicker than the least
+_PLACE = ("member_id", "ts", "local_date", "local_hour", "channel", "store_id")
 _SUMS = ("list_cents", "discount_cents", "coupon_cents", "cost_cents")
 
 def _totals(order_lines):
@@ -41,7 +43,8 @@ def _totals(order_lines):
     lines = order_lines.filter(order_lines.line_kind.isin(ORDER_KINDS))
     units = lines.quantity.sum(where=lines.line_kind.isin(UNIT_KINDS))
     return lines.group_by("order_id").agg(
-        **{c: lines[c].min() for c in _SAME if c in lines.columns}, lines=lines.count(),
+        **{c: lines[c].arbitrary() if c in _SAME else lines[c].min() for c in _PLACE if c in lines.columns},
+        lines=lines.count(),
         units=units.fill_null(0).cast("decimal(18, 3)"),
         **{c: total(lines[c]) for c in _SUMS if c in lines.columns},
         net_cents=total(lines.net_cents))
@@ -61,10 +64,9 @@ def orders_grain(
 # %% ../../nbs/data/03_grains.ipynb #0bd22d84
 def _day_rows(order_lines, refunds):
     "Orders of members, and their other money (refunds, exchanges), one below the other."
-    totals = _with_cancellation(_totals(order_lines), refunds)
-    totals = totals.filter(totals.member_id.notnull())
-    other = order_lines.filter(order_lines.member_id.notnull(), order_lines.line_kind.isin(MONEY_KINDS),
-                               order_lines.line_kind.notin(ORDER_KINDS))
+    mine = order_lines.filter(order_lines.member_id.notnull())
+    totals = _with_cancellation(_totals(mine), refunds)
+    other = mine.filter(mine.line_kind.isin([k for k in MONEY_KINDS if k not in ORDER_KINDS]))
     nothing = dict(cancelled_date=ibis.null("date"), is_order=False, ts=ibis.null("timestamp(6)"),
                    units=ibis.literal(0).cast("decimal(18, 3)"), gross_cents=ibis.literal(0).cast("int64"))
     return totals.select(
@@ -75,23 +77,24 @@ def _day_rows(order_lines, refunds):
 # %% ../../nbs/data/03_grains.ipynb #dd1e125e
 def _standing(rows):
     "One row a member and day: orders that are never cancelled, and all money of the day."
+    rows = rows.filter(rows.is_order | (rows.net_cents != 0))
     alive = rows.is_order & rows.cancelled_date.isnull()
+    rows = rows.mutate(alive=alive.cast("int64"), ts=alive.ifelse(rows.ts, ibis.null(rows.ts.type())))
     days = rows.group_by("member_id", "local_date").agg(
-        orders=total(alive.cast("int64")), first_ts=rows.ts.min(where=alive), last_ts=rows.ts.max(where=alive),
+        orders=total(rows.alive), first_ts=rows.ts.min(), last_ts=rows.ts.max(),
         units=rows.units.sum().cast("decimal(18, 3)"), gross_cents=total(rows.gross_cents),
         net_cents=total(rows.net_cents))
-    days = days.filter((days.orders > 0) | (days.net_cents != 0) | (days.gross_cents != 0))
     return days.mutate(cancelled_date=ibis.null("date"), purchase_days=(days.orders > 0).cast("int64"))
 
-def _dying(rows, standing):
+def _dying(rows):
     "One row a member, day and later cancellation; it counts as the day where no other row lives longer."
-    rows = rows.filter(rows.is_order, rows.cancelled_date.notnull())
-    days = rows.group_by("member_id", "local_date", "cancelled_date").agg(
-        orders=rows.count(), first_ts=rows.ts.min(), last_ts=rows.ts.max())
-    longest = ibis.window(group_by=["member_id", "local_date"], order_by=ibis.desc("cancelled_date"))
-    days = days.mutate(place=ibis.row_number().over(longest))
-    stays = standing.filter(standing.orders > 0).select("member_id", "local_date", stays=standing.orders)
-    days = days.left_join(stays, ["member_id", "local_date"])
+    day, orders = ["member_id", "local_date"], rows.filter(rows.is_order)
+    dying = orders.filter(orders.cancelled_date.notnull())
+    stays = orders.filter(orders.cancelled_date.isnull()).select(*day).semi_join(dying, day).distinct().mutate(stays=True)
+    days = dying.group_by(*day, "cancelled_date").agg(
+        orders=dying.count(), first_ts=dying.ts.min(), last_ts=dying.ts.max())
+    longest = ibis.window(group_by=day, order_by=ibis.desc("cancelled_date"))
+    days = days.mutate(place=ibis.row_number().over(longest)).left_join(stays, day)
     return days.mutate(
         purchase_days=((days.place == 0) & days.stays.isnull()).cast("int64"),
         units=ibis.literal(0).cast("decimal(18, 3)"), gross_cents=ibis.literal(0).cast("int64"),
@@ -107,5 +110,4 @@ def member_days_grain(
 ) -> ibis.Table:              # key member_id, local_date, cancelled_date; orders, purchase_days, first_ts … net_cents
     "Days of members: orders, days, units and money; orders that are cancelled later in rows of their own."
     rows = _day_rows(order_lines, order_lines if refunds is None else refunds)
-    standing = _standing(rows)
-    return standing.select(*_DAY_COLUMNS).union(_dying(rows, standing).select(*_DAY_COLUMNS))
+    return _standing(rows).select(*_DAY_COLUMNS).union(_dying(rows).select(*_DAY_COLUMNS))
