@@ -13,12 +13,11 @@ import openpyxl
 import pandas as pd
 import pytest
 
-from memtag_research.core import MemtagError, NotComputable, ParameterError
+from memtag_research.core import NotComputable, ParameterError
 from memtag_research.data.ingest import ingest
-from memtag_research.data.workspace import open_workspace
 from memtag_research.language import use_fonts
 from memtag_research.measures import cohorts, lifecycle, metrics, rfm, sales
-from memtag_research.measures.metrics import METRICS, Book
+from memtag_research.measures.metrics import METRICS
 from memtag_research.measures.periods import parse_period
 from memtag_research.reports import segment
 from memtag_research.reports.page import Html, hidden_cells, noise_band, with_totals
@@ -80,7 +79,8 @@ def programme(seed=3) -> dict[str, pd.DataFrame]:
     for i in range(140):
         card, pace = f"CARD-{i:04d}-QX", draw.choice([6, 12, 25, 50, 90])
         day = first + timedelta(draw.randint(0, 560) if i else 0)
-        members.append(dict(card=card, joined=day - timedelta(draw.randint(0, 40)), closed=last - timedelta(draw.randint(0, 150)) if i % 17 == 0 else ""))
+        members.append(dict(card=card, joined=day - timedelta(draw.randint(0, 40)),
+                            closed=last - timedelta(draw.randint(0, 150)) if i % 17 == 0 else ""))
         while day <= last:
             number += 1
             lines += order_rows(draw, card, number, day)
@@ -97,7 +97,8 @@ def programme(seed=3) -> dict[str, pd.DataFrame]:
                (("", 1500000), ("channel=app", 500000), ("channel=shop", 900000))]
     return dict(lines=frame, members=pd.DataFrame(members), products=pd.DataFrame(dict(sku=["tea", "cup"], category=["leaf", "ware"])),
                 targets=pd.DataFrame(targets), sent=pd.DataFrame(sent),
-                campaigns=pd.DataFrame(dict(campaign=["c5", "c6", "c8"], starts=["2024-05-01", "2024-06-01", "2024-08-01"], ends=["2024-05-20", "2024-06-20", "2024-08-20"])))
+                campaigns=pd.DataFrame(dict(campaign=["c5", "c6", "c8"], starts=["2024-05-01", "2024-06-01", "2024-08-01"],
+                                            ends=["2024-05-20", "2024-06-20", "2024-08-20"])))
 
 
 def cut(tables):
@@ -114,12 +115,16 @@ def poison(tables):
     later = lines[[d >= AS_OF for d in lines.day]].copy()
     later["amount"] = [-98765.43 if k == "return" else 98765.43 for k in later.kind]
     later["card"] = "CARD-9" + later.order.str[1:] + "-QX"
-    sold = past["lines"][past["lines"].kind == "sale"].groupby("order").agg(amount=("amount", "sum"), card=("card", "first"), channel=("channel", "first"), store=("store", "first")).reset_index()
-    back = sold.assign(of_order=sold.order, order="X" + sold.order, line="X" + sold.order, amount=-sold.amount, sku="tea", pieces=-1, kind="return", day=AS_OF, paid_at=f"{AS_OF} 00:00:00")
+    sold = past["lines"][past["lines"].kind == "sale"].groupby("order").agg(amount=("amount", "sum"), card=("card", "first"),
+                                                                            channel=("channel", "first"),
+                                                                            store=("store", "first")).reset_index()
+    back = sold.assign(of_order=sold.order, order="X" + sold.order, line="X" + sold.order, amount=-sold.amount, sku="tea",
+                       pieces=-1, kind="return", day=AS_OF, paid_at=f"{AS_OF} 00:00:00")
     new = pd.DataFrame(dict(card=later.card.unique(), joined=AS_OF, closed=""))
     closed = past["members"].assign(closed=[c or AS_OF for c in past["members"].closed])
     sent = pd.DataFrame(dict(campaign="c8", card=past["members"].card, sent_at=f"{AS_OF} 00:00:00"))
-    return dict(tables, lines=pd.concat([past["lines"], later.assign(order="N" + later.order, of_order=""), back]), members=pd.concat([closed, new]),
+    return dict(tables, lines=pd.concat([past["lines"], later.assign(order="N" + later.order, of_order=""), back]),
+                members=pd.concat([closed, new]),
                 sent=pd.concat([past["sent"], sent]))
 
 
@@ -184,7 +189,9 @@ def source_days(tables, start, end):
 def standing_orders(tables, start, end):
     "Orders of members in the period with money, not refunded in full before its end, counted without the package."
     known = source_days(tables, date.min, end)
-    sold = known[known.kind == "sale"].groupby("order").agg(day=("day", "first"), card=("card", "first"), cents=("cents", "sum"), pieces=("pieces", "sum"), channel=("channel", "first"), store=("store", "first"))
+    sold = known[known.kind == "sale"].groupby("order").agg(day=("day", "first"), card=("card", "first"), cents=("cents", "sum"),
+                                                            pieces=("pieces", "sum"), channel=("channel", "first"),
+                                                            store=("store", "first"))
     back = known[known.kind == "return"].groupby("of_order").cents.sum()
     sold = sold[(sold.cents + back.reindex(sold.index).fillna(0) > 0) & (sold.card != "")]
     return sold[[start <= d < end for d in sold.day]]
@@ -231,7 +238,8 @@ def test_bridge_and_dormant_are_those_of_the_source(whole, tables):
 
 def test_three_roads_to_one_number(whole):
     roads, sold = segment.totals_by_other_roads(whole), METRICS["member_sales_cents"].function(whole.book, PERIOD)
-    assert segment.kpis(whole).set_index("name").value["member_sales_cents"] == sold == roads["days"] == roads["rfm"] + roads["excluded_net"]
+    assert segment.kpis(whole).set_index("name").value["member_sales_cents"] == sold
+    assert sold == roads["days"] == roads["rfm"] + roads["excluded_net"]
     assert roads["scored"] + roads["excluded"] == roads["seen"]
     days = whole.ws.table("member_days").execute()
     assert days[days.local_date.astype(str).str.startswith(PERIOD)].net_cents.sum() == sold
@@ -269,7 +277,8 @@ def test_a_check_that_fails_stops_the_report(roots, monkeypatch):
 
 def equal(a, b) -> bool:
     "Deep equality of frames, arrays, dictionaries and numbers."
-    if isinstance(a, pd.DataFrame): return isinstance(b, pd.DataFrame) and a.astype(object).where(a.notna(), None).equals(b.astype(object).where(b.notna(), None))
+    plain = lambda frame: frame.astype(object).where(frame.notna(), None)
+    if isinstance(a, pd.DataFrame): return isinstance(b, pd.DataFrame) and plain(a).equals(plain(b))
     if isinstance(a, dict): return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
     if isinstance(a, np.ndarray): return np.array_equal(a, b)
     return a == b
@@ -338,21 +347,26 @@ def test_hiding_a_small_cell_alone_would_give_it_away():
 
 
 def test_small_places_are_among_the_others(whole):
-    table = pd.DataFrame(dict(store_id=list("abcd"), net_cents=[900, 800, 70, 60], previous_net_cents=[700, 900, 50, 90], orders=9, buyers=[20, 10, 3, 1],
-                              previous_buyers=[20, 10, 9, 2], share=.25, change=.1)).astype({"net_cents": "Int64", "previous_net_cents": "Int64", "buyers": "Int64", "previous_buyers": "Int64"})
+    table = pd.DataFrame(dict(store_id=list("abcd"), net_cents=[900, 800, 70, 60], previous_net_cents=[700, 900, 50, 90], orders=9,
+                              buyers=[20, 10, 3, 1],
+                              previous_buyers=[20, 10, 9, 2], share=.25, change=.1)).astype({"net_cents": "Int64",
+                                                                                             "previous_net_cents": "Int64",
+                                                                                             "buyers": "Int64", "previous_buyers": "Int64"})
     shown = segment.folded(table, 5)
     assert shown.store_id.tolist() == ["a", "rest", "total"]   # b joins the rest, which would be 3 and 1 buyers else
     assert shown.net_cents.tolist() == [900, 930, 1830]
 
 
-@pytest.mark.parametrize("new, lost, hidden", [(2, 30, {"new", "lost"}), (2, 40, {"new", "dormant"}), (9, 3, {"lost", "new"}), (9, 30, set()), (0, 30, set())])
+@pytest.mark.parametrize("new, lost, hidden",
+                         [(2, 30, {"new", "lost"}), (2, 40, {"new", "dormant"}), (9, 3, {"lost", "new"}), (9, 30, set()), (0, 30, set())])
 def test_the_bridge_hides_a_second_movement_and_calls_it_not_small(whole, monkeypatch, new, lost, hidden):
     rows = pd.DataFrame(dict(movement=["opening", "new", "reactivated", "dormant", "lost", "closed", "cancelled", "closing"],
                              members=[500, new, 90, 35, lost, 0, 0, 500 + new + 90 - 35 - lost])).assign(change=0, left_censored=0)
     monkeypatch.setitem(whole.found, "bridge", rows)
     assert {m for m, h in segment._bridge_hidden(whole).items() if h} == hidden     # `reactivated` stands in section 6 as well
     told = segment._bridge_sentence(whole)
-    assert told.count("fewer than 5") == sum(0 < n < 5 for n in (new, lost)) and told.count("a number not shown") == len(hidden) - told.count("fewer than 5")
+    small = sum(0 < n < 5 for n in (new, lost))
+    assert told.count("fewer than 5") == small and told.count("a number not shown") == len(hidden) - small
 
 
 def test_a_scope_of_too_few_is_refused(roots):
@@ -383,7 +397,8 @@ def test_tables_open_in_excel(reports, tmp_path, undrawn):
     report = reports(lang="zh", output_dir=tmp_path)
     for show in SECTIONS: show(report)
     names = {p.stem for p in (tmp_path / "tables").glob("*.csv")}
-    assert names == set(report.tables) >= {"key_figures", "bridge", "sales_decomposed", "by_channel", "by_store_id", "value_classes", "migration"}
+    assert names == set(report.tables) >= {"key_figures", "bridge", "sales_decomposed", "by_channel", "by_store_id",
+                                           "value_classes", "migration"}
     for name in names: assert (tmp_path / f"tables/{name}.csv").read_bytes().startswith(b"\xef\xbb\xbf")
     book = openpyxl.load_workbook(tmp_path / "tables/tables.xlsx")
     assert set(book.sheetnames) == names
@@ -439,7 +454,8 @@ def test_noise_band_is_that_of_an_xmr_chart():
 
 @pytest.mark.parametrize("asked, said", [
     (dict(period="2019-05"), "lies outside the log"), (dict(period="2024-13"), "is no period"), (dict(period="2024"), "the log covers"),
-    (dict(lang="fr"), "one of en, zh"), (dict(scope="chanel=app"), "Did you mean 'channel'"), (dict(scope="channel=shoop"), "Did you mean 'shop'"),
+    (dict(lang="fr"), "one of en, zh"), (dict(scope="chanel=app"), "Did you mean 'channel'"),
+    (dict(scope="channel=shoop"), "Did you mean 'shop'"),
     (dict(scope="app"), "must look like"), (dict(dormant_days=50, lost_days=40), "dormant_days < lost_days")])
 def test_a_wrong_question_is_refused_early(roots, asked, said):
     with pytest.raises((ParameterError, NotComputable), match=re.escape(said)): load_segment(roots["whole"], **{"period": PERIOD, **asked})
@@ -450,7 +466,8 @@ def test_a_log_without_much_says_what_is_missing(tables, tmp_path, undrawn):
     mapping = MAPPING[:MAPPING.index("  members:")].replace("channel: channel, store_id: store, ", "")
     report = load_segment(workspace(tmp_path / "bare", dict(lines=lines), mapping), PERIOD, lang="en")
     page = text_of("".join(str(show(report)) for show in SECTIONS))
-    for said in ("it needs members.joined_at", "it needs points_ledger", "sales carry neither channel nor store", "Steps left out for want of a table: consents, events, exposures"):
+    for said in ("it needs members.joined_at", "it needs points_ledger", "sales carry neither channel nor store",
+                 "Steps left out for want of a table: consents, events, exposures"):
         assert said in page, said
 
 

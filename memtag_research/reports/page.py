@@ -18,10 +18,11 @@ import html
 import io
 import math
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,7 +37,8 @@ from .runner import HEAD_MIME
 # %% ../../nbs/reports_pkg/04_page.ipynb #10c3257c
 class Html(str):
     "HTML that a notebook shows as it is; fragments add up."
-    def _repr_mimebundle_(self, include=None, exclude=None): return {"text/html": str(self), "text/plain": ""}
+    def _repr_html_(self): return str(self)
+    def __repr__(self): return f"{len(self):,} characters of HTML"
     def __add__(self, other): return Html(str.__add__(self, other))
 
 class Head(dict):
@@ -44,11 +46,15 @@ class Head(dict):
     def _repr_mimebundle_(self, include=None, exclude=None): return {HEAD_MIME: dict(self), "text/plain": self.get("title", "")}
 
 def escaped(text) -> str:
-    "Text for HTML, with *stars* as bold; ▲ and ▼ stay with their number."
-    return re.sub(r"\*([^*]+)\*", r"<strong>\1</strong>", re.sub("([▲▼]) ", "\\1\u00a0", html.escape(str(text))))
+    "Text for HTML, with *stars* as bold; a sign stays with its number."
+    text = re.sub("([▲▼]) ", "\\1\u00a0", html.escape(str(text)))
+    return re.sub(r"\*([^*]+)\*", r"<strong>\1</strong>", re.sub(r"(?<![\w.–-])-(?=[A-Z$£€¥₩₹₫]{0,5}\d)", "\u2212", text))
 
 # %% ../../nbs/reports_pkg/04_page.ipynb #19ad778e
-def heading(text: str, level: int = 2) -> Html: "A heading; the contents list is made from those of level 2."; return Html(f"<h{level}>{escaped(text)}</h{level}>")
+def heading(text: str, level: int = 2) -> Html:
+    "A heading; the contents list is made from those of level 2."
+    return Html(f"<h{level}>{escaped(text)}</h{level}>")
+
 def question(text: str) -> Html: "What the section answers."; return Html(f'<p class="note">{escaped(text)}</p>')
 def answer(text: str) -> Html: "The section's sentence."; return Html(f'<p class="answer">{escaped(text)}</p>')
 def lead(text: str) -> Html: "A sentence of the first screen."; return Html(f'<p class="lead">{escaped(text)}</p>')
@@ -182,6 +188,7 @@ def _cell(table, i, column, lang, currency):
     text = shown(value, column.kind, lang, currency, column.decimals)
     return text, "none" if text in ("–", "0") else "text" if column.kind == "text" else ""
 
+# %% ../../nbs/reports_pkg/04_page.ipynb #a8cf22c3
 def table_html(
     table: Table,
     lang: str,            # `en` or `zh`
@@ -198,7 +205,8 @@ def table_html(
         rows.append(f"<tr{style}>" + "".join(f'<td{f" class={css}" if css else ""}>{escaped(t)}</td>' for t, css in cells) + "</tr>")
     title = small(table.title) if table.title else ""
     note = ""
-    if table.hidden is not None and table.hidden.any(axis=None): note = small(f"× {label('suppressed', lang)}: {sentence('why_hidden', lang, k=k)}")
+    if table.hidden is not None and table.hidden.any(axis=None):
+        note = small(f"× {label('suppressed', lang)}: {sentence('why_hidden', lang, k=k)}")
     return title + Html(f'<table class="memtag{" dense" if dense else ""}"><thead><tr>{head}</tr></thead>'
                 f"<tbody>{''.join(rows)}</tbody></table>") + note
 
@@ -215,6 +223,7 @@ def _exported(table, currency):
         columns[f"{c.label} ({currency})" if c.kind == "money" else c.label] = values.astype(object).where(values.notna(), None)
     return pd.DataFrame(columns)
 
+# %% ../../nbs/reports_pkg/04_page.ipynb #551571f5
 def export_tables(
     tables,          # of `Table`
     output_dir,      # a report's folder; `tables/` is made in it
@@ -262,15 +271,17 @@ def sparkline(
     x = lambda i: 3 + 98 * i / (len(numbers) - 1)
     y = lambda v: 21 - 18 * ((v - low) / (high - low) if high > low else .5)
     shade = f'<rect x="0" width="104" y="{y(band[1]):.1f}" height="{y(band[0]) - y(band[1]):.1f}" fill="#EDF0F2"/>' if band else ""
-    runs, gap = [[]], False
+    runs = [[]]
     for i, v in enumerate(numbers):
         if v is None: runs.append([])
         else: runs[-1].append(f"{x(i):.1f},{y(v):.1f}")
-    lines = "".join(f'<polyline points="{" ".join(r)}" fill="none" stroke="{COLOURS["blue"]}" stroke-width="1.5"/>' for r in runs if len(r) > 1)
+    style = f'fill="none" stroke="{COLOURS["blue"]}" stroke-width="1.5"'
+    lines = "".join(f'<polyline points="{" ".join(r)}" {style}/>' for r in runs if len(r) > 1)
     last = max(i for i, v in enumerate(numbers) if v is not None)
     dot = f'<circle cx="{x(last):.1f}" cy="{y(numbers[last]):.1f}" r="2.4" fill="{COLOURS["blue"]}"/>'
-    return Html(f'<svg class="spark" style="display:inline-block;margin:0" viewBox="0 0 104 24" role="img" aria-label="{html.escape(about)}"><title>{html.escape(about)}</title>'
-                f"{shade}{lines}{dot}</svg>")
+    told = html.escape(about)
+    return Html('<svg class="spark" style="display:inline-block;margin:0" viewBox="0 0 104 24" role="img" '
+                f'aria-label="{told}"><title>{told}</title>{shade}{lines}{dot}</svg>')
 
 # %% ../../nbs/reports_pkg/04_page.ipynb #7b43b228
 class Kpi(NamedTuple):
@@ -283,24 +294,26 @@ class Kpi(NamedTuple):
     spark: str = ""      # `Html` of the small chart
     word: str = ""       # what stands in place of a value, before the click
 
+def _kpi_row(r):
+    "A figure with its value, or in place of it a word with the reason one click away."
+    if not r.value:
+        why = details(r.word, f"<small>{escaped(r.reason)}</small>")
+        return f'<tr><td class="none">{escaped(r.name)}</td><td class="text" colspan="{len(r.cells) + 2}">{why}</td></tr>'
+    below = f"<br><small>{escaped(r.below)}</small>" if r.below else ""
+    cell = lambda c: f'<td{"" if c and c != "–" else " class=none"}>{c if isinstance(c, Html) else escaped(c)}</td>'
+    cells = "".join(cell(c) for c in (*r.cells, r.spark or "–"))
+    return f'<tr><td>{escaped(r.name)}{below}</td><td class="value">{escaped(r.value)}</td>{cells}</tr>'
+
 def kpi_html(
     rows,          # of `Kpi`
     heads: tuple,  # heads of name, value, the cells and the small chart
-    lang: str,     # `en` or `zh`
 ) -> Html:
-    "Key figures; those that cannot be computed stand below, with the reason one click away."
-    cell = lambda c: c if isinstance(c, Html) else escaped(c)
-    lines = []
-    for r in [r for r in rows if r.value]:
-        below = f"<br><small>{escaped(r.below)}</small>" if r.below else ""
-        lines.append(f'<tr><td>{escaped(r.name)}{below}</td><td class="value">{escaped(r.value)}</td>'
-                     + "".join(f'<td{"" if c != "–" else " class=none"}>{cell(c)}</td>' for c in r.cells) + f'<td{"" if r.spark else " class=none"}>{r.spark or "–"}</td></tr>')
-    for r in [r for r in rows if not r.value]:
-        why = details(r.word, f"<small>{escaped(r.reason)}</small>")
-        lines.append(f'<tr class="none"><td class="none">{escaped(r.name)}</td><td class="text" colspan="{len(r.cells) + 2}">{why}</td></tr>')
+    "Key figures; those that cannot be computed stand below."
+    lines = [_kpi_row(r) for r in sorted(rows, key=lambda r: not r.value)]
     head = "".join(f'<th{" class=text" if not i else ""}>{escaped(h)}</th>' for i, h in enumerate(heads))
     return Html(f'<table class="memtag kpi"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
 
+# %% ../../nbs/reports_pkg/04_page.ipynb #be2cdddf
 def light(
     attainment,         # actual ÷ target, null where there is none
     time_progress,      # share of the target's days that have passed
@@ -343,6 +356,7 @@ def _svg(draw, size, lang):
 
 def is_wide(ax) -> bool: "Whether a picture is drawn for a desk, not for a phone."; return ax.figure.get_figwidth() > 5
 
+# %% ../../nbs/reports_pkg/04_page.ipynb #9cb14387
 def plot_steps(
     names: list,     # label of each bar
     values: list,    # opening total, signed movements, closing total
@@ -357,7 +371,8 @@ def plot_steps(
         start, end = (0, value) if total else (reached, reached + value)
         ax.barh(i, end - start, left=start, color=COLOURS["grey" if total else "blue" if value >= 0 else "orange"], height=.6)
         mark = "" if total or not value else "▲ " if value > 0 else "▼ "
-        ax.annotate(mark + shown(value if total else abs(value)), (max(start, end), i), (4, 0), textcoords="offset points", va="center", fontsize=9)
+        ax.annotate(mark + shown(value if total else abs(value)), (max(start, end), i), (4, 0), textcoords="offset points",
+                    va="center", fontsize=9)
         reached = end
         ends.append(end)
     ax.set_yticks(range(len(values)), names)
@@ -369,6 +384,7 @@ def plot_steps(
     ax.tick_params(axis="y", length=0)
     return ax
 
+# %% ../../nbs/reports_pkg/04_page.ipynb #99825940
 def figure(
     draw: Callable,          # draws on the Axes that it is given
     alt: str,                # what the picture shows, with its numbers
@@ -402,6 +418,7 @@ def assert_checks(
         raise AssertionError("; ".join(f"{c.name}: {c.left} {c.a:,} is not {c.right} {c.b:,}" for c in failed))
     return list(checks)
 
+# %% ../../nbs/reports_pkg/04_page.ipynb #6bb828cb
 def checks_html(
     checks,         # of `Check`
     lang: str,      # `en` or `zh`
@@ -409,7 +426,8 @@ def checks_html(
 ) -> Html:
     "A line a check: both numbers, and that they are equal."
     frame = pd.DataFrame([(c.name, c.left, shown(c.a, c.kind, lang, currency, 2 if c.kind == "money" else None), c.right,
-                           shown(c.b, c.kind, lang, currency, 2 if c.kind == "money" else None), label("check_passed", lang)) for c in checks],
+                           shown(c.b, c.kind, lang, currency, 2 if c.kind == "money" else None),
+                           label("check_passed", lang)) for c in checks],
                          columns=list("abcdef"))
     heads = [label("section_checks", lang), "", label("value", lang), "", label("value", lang), label("status", lang)]
     kinds = ["text", "text", "figure", "text", "figure", "text"]

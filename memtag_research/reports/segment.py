@@ -17,10 +17,10 @@ __all__ = ['NUMBERS', 'Segment', 'parse_scope', 'load_segment', 'number', 'repor
            'show_provenance']
 
 # %% ../../nbs/reports_pkg/05_segment.ipynb #a51213d7
+import math
+import re
 from datetime import date, timedelta
 from functools import wraps
-import re
-import math
 
 import ibis
 import numpy as np
@@ -36,7 +36,7 @@ from ..language import (COLOURS, format_change, format_date, format_money, forma
 from ..measures.cohorts import (cohort_triangle, plot_cohorts, repurchase_by_month, second_purchase,
                                               second_purchase_by_source)
 from ..measures.lifecycle import (STAGES, dormant_funnel, lifecycle_status, membership_bridge)
-from ..measures.metrics import (KPIS, METRICS, NOT_YET, SCOPES, Book, buyers, dormancy_limits, kpi_table,
+from ..measures.metrics import (KPIS, METRICS, SCOPES, Book, buyers, dormancy_limits, kpi_table,
                                               member_sales_cents, sales_cents)
 from ..measures.periods import Period, parse_period
 from ..measures.rfm import (RFM_CLASSES, plot_rfm, rfm_class, rfm_cuts, rfm_migration, rfm_score,
@@ -91,9 +91,11 @@ def parse_scope(
     if wrong: raise ParameterError(f"scope must look like store_id=367 or channel=web,region=north, not {text!r}.")
     scope = dict(map(str.strip, p.split("=", 1)) for p in parts)
     for key in scope:
-        if key not in SCOPES: raise ParameterError(f"scope has no key {key!r}.{did_you_mean(key, SCOPES)} The keys are {', '.join(SCOPES)}.")
+        if key not in SCOPES:
+            raise ParameterError(f"scope has no key {key!r}.{did_you_mean(key, SCOPES)} The keys are {', '.join(SCOPES)}.")
     return scope
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #8d11b4ae
 def load_segment(
     workspace,            # folder with memtag.yaml, or an opened workspace
     period: str,          # 2017-12, 2017Q4, 2017W52, 2017 or 2017-12-01..2017-12-31
@@ -117,8 +119,9 @@ def load_segment(
     member_sales_cents(book, period)  # NotComputable where the log covers a part of it only
     k, n = ws.config.k if k is None else k, buyers(book, period)
     if n < max(k, 1):
-        raise NotComputable(f"{period}{f' in {scope}' if scope else ''} has {'no' if not n else f'fewer than {k}'} buyers, and a report on fewer "
-                            f"than k = {k} would tell of single ones. Choose a longer period or a wider scope.")
+        few = f"fewer than {k}" if n else "no"
+        raise NotComputable(f"{period}{f' in {scope}' if scope else ''} has {few} buyers, and a report on fewer than k = {k} would tell "
+                            "of single ones. Choose a longer period or a wider scope.")
     return Segment(ws, book, period, lang, k, output_dir=output_dir)
 
 # %% ../../nbs/reports_pkg/05_segment.ipynb #9fa62b55
@@ -165,10 +168,12 @@ def _few(report, name, period):
         return few(value) if METRICS[name].unit == "count" else few(buyers(report.book, period))
     except NotComputable: return False
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #a29604f4
 @number
 def key_figures(report):
     "The key figures as they may be shown: values that stand on fewer than k members are taken out."
-    table, against = kpis(report).copy(), {"previous": ("change", report.period.previous()), "year_before": ("year_change", report.period.year_before())}
+    table, against = kpis(report).copy(), {"previous": ("change", report.period.previous()),
+                                           "year_before": ("year_change", report.period.year_before())}
     if "lunar_year_before" in table: against["lunar_year_before"] = ("lunar_year_change", report.period.year_before(lunar=True))
     for i, name in enumerate(table["name"]):
         if _few(report, name, report.period):
@@ -181,14 +186,19 @@ def key_figures(report):
         table.at[i, "parts"] = [p for p in table.at[i, "parts"] if not _few(report, p["name"], report.period)]
     return table
 
+def _too_early(report, needed):
+    "The error of a question that needs days before the log."
+    return NotComputable(f"{report.period} needs the days from {needed} to {report.period.last_day}, and the log covers "
+                         f"{report.book.log_start} to {report.book.log_end}. Choose a later period.")
+
 @number
 def limits(report):
     "D1 and D2 in days, those of the period's start."
     start, book = report.period.start, report.book
-    if start <= book.log_start: raise NotComputable(f"{report.period} needs the days from {start - timedelta(1)} to {report.period.last_day}, and the log covers "
-                                                    f"{book.log_start} to {book.log_end}. Choose a later period.")
+    if start <= book.log_start: raise _too_early(report, start - timedelta(1))
     return dormancy_limits(book, start)
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #ec8ddfa7
 def _few_before(report): return _few(report, "buyers", report.period.previous())
 
 @number
@@ -223,8 +233,7 @@ def _check_opening(report):
     "Who was active at the start can be told."
     needed = report.period.start - timedelta(1 + limits(report)[0])
     if needed < report.book.log_start:
-        raise NotComputable(f"{report.period} needs the days from {needed} to {report.period.last_day}, and the log covers "
-                            f"{report.book.log_start} to {report.book.log_end}. Choose a later period.")
+        raise _too_early(report, needed)
 
 @number
 def funnel(report):
@@ -265,13 +274,14 @@ def cohorts(report):
     triangle = cohort_triangle(_member_days(report), report.period.end, by, report.believed)
     return triangle[triangle.cohort.isin(sorted(triangle.cohort.unique())[-13:])].reset_index(drop=True)
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #c299b2d5
 @number
 def returning(report):
     "Repeat rate within each period, and those who come back in the next; the last 13 periods."
     by = report.period.kind if report.period.kind in ("week", "quarter") else "month"
     return repurchase_by_month(_member_days(report), report.period.end, by).tail(13).reset_index(drop=True)
 
-# %% ../../nbs/reports_pkg/05_segment.ipynb #c299b2d5
+# %% ../../nbs/reports_pkg/05_segment.ipynb #3f401185
 @number
 def window_days(report):
     "Days that RFM looks back: 365, or as many as the log has before the period, so that both ends see the same span."
@@ -302,12 +312,12 @@ def classes(report):
     table = table.reindex(list(RFM_CLASSES)).rename_axis("rfm_class")
     return table.fillna({"members": 0, "spend_cents": 0}).astype({"members": "int64", "spend_cents": "int64"})
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #c0babd5a
 @number
 def migration(report):
     "Members by value class at the period's start and at its end."
     if not _has_before(report):
-        raise NotComputable(f"{report.period} needs the days from {report.period.start - timedelta(28)} to {report.period.last_day}, and the "
-                            f"log covers {report.book.log_start} to {report.book.log_end}. Choose a later period.")
+        raise _too_early(report, report.period.start - timedelta(28))
     return rfm_migration(_classed(report, report.period.start), _classed(report, report.period.end))
 
 @number
@@ -316,16 +326,18 @@ def rfm_cells(report):
     scored = rfm_score(_rfm(report, report.period.end))
     return scored.groupby(["r_score", "f_score"]).agg(members=("member_id", "size"), spend_cents=("spend_cents", "sum")).reset_index()
 
-# %% ../../nbs/reports_pkg/05_segment.ipynb #3f401185
+# %% ../../nbs/reports_pkg/05_segment.ipynb #fbc997ab
 def _status(report):
     "Lifecycle stage of every member at the end, `unknown` where purchases before the log could change it; in memory."
-    status = lifecycle_status(_member_days(report), report.period.end, *limits(report), members=_members(report), washout_end=report.believed)
+    status = lifecycle_status(_member_days(report), report.period.end, *limits(report), members=_members(report),
+                              washout_end=report.believed)
     return status.assign(stage=status.stage.mask(status.left_censored, "unknown"))
 
 @number
 def structure(report):
     "Members by lifecycle stage and value class."
-    both = _status(report)[["member_id", "stage"]].merge(_classed(report, report.period.end)[["member_id", "rfm_class"]], "left", "member_id")
+    both = _status(report)[["member_id", "stage"]].merge(_classed(report, report.period.end)[["member_id", "rfm_class"]], "left",
+                                                         "member_id")
     table = pd.crosstab(both.stage, both.rfm_class.fillna("none"))
     return table.reindex(index=[s for s in (*STAGES, "unknown") if s in table.index],
                          columns=[c for c in (*RFM_CLASSES, "none") if c in table.columns])
@@ -336,12 +348,14 @@ def concentration(report):
     spend = np.sort(_rfm(report, report.period.end).spend_cents.to_numpy("int64"))
     out, spend = int((spend <= 0).sum()), spend[spend > 0]
     n = len(spend)
-    if n < 20 * report.k or n < 100: raise NotComputable(f"a curve of concentration needs {max(100, 20 * report.k)} buyers or more, and there are {n}.")
+    if n < (needed := max(100, 20 * report.k)):
+        raise NotComputable(f"a curve of concentration needs {needed} buyers or more, and there are {n}.")
     places = np.unique(np.round(np.linspace(0, n, 21)).astype(int))
     shares = np.concatenate([[0], np.cumsum(spend)])[places] / spend.sum()
     return {"members": places / n, "spend": shares, "gini": gini(spend), "buyers": n, "left_out": out,
             "top_tenth": float(spend[-round(n / 10):].sum() / spend.sum())}
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #a2060a11
 def gini(
     values,    # amounts, none negative
 ) -> float:    # 0: all equal; (n − 1) / n: one has all
@@ -372,12 +386,14 @@ def _place_targets(report, by):
 @number
 def places(report):
     "Sales by channel and by store: all places, as computed; the page folds the small ones."
-    if not (found := _places_by(report)): raise NotComputable("sales by place needs order_lines.channel or order_lines.store_id. Map one in memtag.yaml.")
+    if not (found := _places_by(report)):
+        raise NotComputable("sales by place needs order_lines.channel or order_lines.store_id. Map one in memtag.yaml.")
     tables = {by: sales_by(report.book, report.period, by, targets=_place_targets(report, by)) for by in found}
     if not _few_before(report): return tables
     before = [c for t in tables.values() for c in t if c.startswith("previous_")]
     return {by: t.assign(change=pd.NA, **dict.fromkeys(before, pd.NA)) for by, t in tables.items()}
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #8df10df8
 def folded(
     table: pd.DataFrame,  # from `sales_by`
     k: int,               # places of fewer buyers are not shown alone
@@ -405,11 +421,13 @@ def _furthest(table, top, known_before):
     falls = falls.head(top // 2 + spare)
     return pd.concat([falls, rises.tail(top - len(falls))])
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #8bdbb2ec
 def _summed(rows, by, name):
     "Many places as one row; buyers do not add up, for one may buy at several."
     money = [c for c in ("net_cents", "previous_net_cents", "orders", "change_cents", "places", "target_cents", "gap_cents") if c in rows]
     sums = {c: rows[c].sum(min_count=1) for c in money}
-    change = sums["net_cents"] / sums["previous_net_cents"] - 1 if pd.notna(sums["previous_net_cents"]) and sums["previous_net_cents"] > 0 else pd.NA
+    now, was = sums["net_cents"], sums["previous_net_cents"]
+    change = now / was - 1 if pd.notna(was) and was > 0 else pd.NA
     return pd.DataFrame([{by: name, **sums, "share": rows["share"].sum(), "change": change}])
 
 # %% ../../nbs/reports_pkg/05_segment.ipynb #9270cd7b
@@ -454,7 +472,8 @@ def totals_by_other_roads(report):
 _REASONS = {
     "why_missing": r"needs the (?:column|table) (?P<need>[\w.]+), which is not there",
     "why_scope": r"needs the table (?P<need>\w+), which is known for the whole programme",
-    "why_log": r"needs the days from (?P<start>[\d-]+) to (?P<end>[\d-]+), and the log covers (?P<log_start>[\d-]+) to (?P<log_end>\d+-\d+-\d+)",
+    "why_log": r"needs the days from (?P<start>[\d-]+) to (?P<end>[\d-]+), "
+               r"and the log covers (?P<log_start>[\d-]+) to (?P<log_end>\d+-\d+-\d+)",
     "why_first": r"needs first orders.*?the log starts on (?P<log_start>[\d-]+): .*? from (?P<believed>\d+-\d+-\d+) on",
     "why_cycle": r"stands on (?P<gaps>[\d,]+) gaps between purchase days, and (?P<needed>[\d,]+)",
     "why_curve": r"curve of concentration needs (?P<needed>\d+) buyers or more, and there are (?P<n>\d+)",
@@ -473,6 +492,7 @@ def explain(
             return report.say(key, k=report.k, **days)
     return str(reason)
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #c4383a27
 def _section(number_, key):
     "A section: its heading, and what it shows or why it cannot."
     def wrap(show):
@@ -514,9 +534,11 @@ def _doubts(report):
     found, doubts = quality(report), []
     read = sum(t["read"] for t in report.ws.manifest["tables"].values())
     dropped = sum(sum(t["dropped"].values()) for t in report.ws.manifest["tables"].values())
-    if dropped > read / 100: doubts.append(report.say("doubt_dropped", n=report.number(dropped), share=report.number(dropped / read, "rate")))
+    if dropped > read / 100: doubts.append(report.say("doubt_dropped", n=report.number(dropped),
+                                                      share=report.number(dropped / read, "rate")))
     if found["unknown"] and found["unknown"] > found["lines"] / 1000:
-        doubts.append(report.say("doubt_products", n=report.number(found["unknown"]), share=report.number(found["unknown"] / found["lines"], "rate")))
+        doubts.append(report.say("doubt_products", n=report.number(found["unknown"]),
+                                 share=report.number(found["unknown"] / found["lines"], "rate")))
     if report.period.last_day > report.ws.log_end:
         doubts.append(report.say("doubt_end", end=format_date(report.ws.log_end, report.lang)))
     return doubts
@@ -540,7 +562,9 @@ def _sales_sentence(report):
     split = sales_change(report)["split"].set_index("factor").contribution_cents[list(FACTORS)]
     driver = (split * (1 if change >= 0 else -1)).idxmax()
     days, before = report.period.days, report.period.previous()
-    per_day = report.say("per_day", change=format_change(row.value / days / (row.previous / before.days) - 1, report.lang)) if days != before.days else ""
+    per_day = report.say("per_day",
+                         change=format_change(row.value / days / (row.previous / before.days) - 1,
+                                              report.lang)) if days != before.days else ""
     year = report.say("and_year", change=format_change(row.year_change, report.lang)) if pd.notna(row.year_change) else ""
     return report.say("lead_sales", sales=now, change=format_change(row.change, report.lang), before=before.label(report.lang),
                       was=report.money(row.previous), per_day=per_day, year=year, factor=_inline(report, driver),
@@ -572,9 +596,11 @@ def _bridge_sentence(report):
     except NotComputable as e: return report.say("lead_bridge_none", reason=explain(report, e))
     count = lambda m: _movement_text(report, m, rows[m], hidden[m])
     gone = int(rows["closed"] + rows["cancelled"])
-    closed = report.say("and_closed", n=format_number(gone, report.lang, short=False)) if gone and not hidden["closed"] | hidden["cancelled"] else ""
+    closed = report.say("and_closed",
+                        n=format_number(gone, report.lang, short=False)) if gone and not hidden["closed"] | hidden["cancelled"] else ""
     start, end = report.period.start - timedelta(1), report.period.last_day
-    return report.say("lead_bridge", opening=report.people(rows["opening"]), closing=format_number(rows["closing"], report.lang, short=False),
+    return report.say("lead_bridge", opening=report.people(rows["opening"]),
+                      closing=format_number(rows["closing"], report.lang, short=False),
                       start=format_date(start, report.lang), end=format_date(end, report.lang), new=count("new"), back=count("reactivated"),
                       dormant=count("dormant"), lost=count("lost"), closed=closed, days=limits(report)[0])
 
@@ -602,6 +628,7 @@ def notable(report):
     value, (low, high) = bands[max(out)[1]]
     return {"kind": "outside", "name": max(out)[1], "value": value, "low": low, "high": high, "banded": len(bands), "outside": len(out)}
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #c4dd1279
 def _look_sentence(report):
     "What to look at: a missed target, a figure outside its noise, the place that fell most."
     found = notable(report)
@@ -609,7 +636,8 @@ def _look_sentence(report):
     name = _inline(report, found["name"]) if "name" in found else ""
     day = report.say("a_day") if found.get("name") == "member_sales_cents" else ""
     if found["kind"] == "target": first = report.say("look_target", name=name, share=report.number(found["value"], "rate"))
-    elif found["kind"] == "outside": first = report.say("look_outside", name=name + day, value=text("value"), low=text("low"), high=text("high"))
+    elif found["kind"] == "outside": first = report.say("look_outside", name=name + day, value=text("value"), low=text("low"),
+                                                        high=text("high"))
     elif found["banded"]: first = report.say("look_inside", n=found["banded"])
     else: first = report.say("look_short")
     return first + _optional_text(report, _fallen_place)
@@ -625,7 +653,8 @@ def _fallen_place(report):
     rows = rows[~rows[by].isin(["rest", "total"]) & (rows.change_cents < 0)]
     if rows.empty: return ""
     worst = rows.loc[rows.change_cents.astype("float64").idxmin()]
-    return report.say("look_place", place=f"{_place_word(report, by)} {worst[by]}".strip(), change=report.money(worst.change_cents, sign=True), rate=format_change(worst.change, report.lang))
+    return report.say("look_place", place=f"{_place_word(report, by)} {worst[by]}".strip(),
+                      change=report.money(worst.change_cents, sign=True), rate=format_change(worst.change, report.lang))
 
 def _place_word(report, by): return report.word("store") if by == "store_id" else ""
 
@@ -653,7 +682,8 @@ def _spark(report, row):
     if len(known_) < 2: return Html("")
     (p0, v0), (p1, v1) = known_[0], known_[-1]
     text = lambda v: _kpi_text(report, row["name"], v, row.unit)
-    about = report.say("spark_about", name=report.word(row["name"]), start=p0.label(report.lang), first=text(v0), end=p1.label(report.lang), last=text(v1))
+    about = report.say("spark_about", name=report.word(row["name"]), start=p0.label(report.lang), first=text(v0),
+                       end=p1.label(report.lang), last=text(v1))
     return sparkline(values, about, _band(report, row))
 
 # %% ../../nbs/reports_pkg/05_segment.ipynb #767cb459
@@ -665,7 +695,8 @@ def _kpi_cells(report, row, columns):
         cells[key] = lambda key=key, change=change: moved(row[change], text(row[key]), report.lang, row.unit)
     return tuple(cells[c]() for c in columns)
 
-_KPI_HEADS = {"target": "target", "attainment": "attainment", "previous": "period_on_period", "year_before": "year_on_year", "lunar_year_before": "year_on_year_lunar"}
+_KPI_HEADS = {"target": "target", "attainment": "attainment", "previous": "period_on_period", "year_before": "year_on_year",
+              "lunar_year_before": "year_on_year_lunar"}
 
 def show_kpis(
     report: Segment,
@@ -676,13 +707,17 @@ def show_kpis(
     for _, row in table.iterrows():
         name, reason = report.word(row["name"]), row.reason
         if _by_construction(report, row): value, reason = "", report.say("why_share")
-        else: value, reason = ("", explain(report, reason)) if pd.isna(row.value) else (_kpi_text(report, row["name"], row.value, row.unit), "")
+        else: value, reason = ("",
+                               explain(report, reason)) if pd.isna(row.value) else (_kpi_text(report, row["name"], row.value, row.unit), "")
         word = report.word("suppressed" if row.reason == "few" else "not_computable")
-        rows.append(Kpi(name, value, _below(report, row), reason, _kpi_cells(report, row, columns), _spark(report, row) if value else "", word))
-    heads = (report.word("metric"), report.word("this_period"), *(report.word(_KPI_HEADS[c]) for c in columns), report.say("last_periods", n=13))
+        rows.append(Kpi(name, value, _below(report, row), reason, _kpi_cells(report, row, columns),
+                        _spark(report, row) if value else "", word))
+    heads = (report.word("metric"), report.word("this_period"), *(report.word(_KPI_HEADS[c]) for c in columns),
+             report.say("last_periods", n=13))
     report.tables["key_figures"] = _kpi_table_file(report, table)
-    return kpi_html(rows, heads, report.lang) + small(_kpi_note(report, table, columns))
+    return kpi_html(rows, heads) + small(_kpi_note(report, table, columns))
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #565777ee
 def _kpi_note(report, table, columns):
     "What the table's columns mean, and which are not there."
     notes = [report.say("note_band")]
@@ -694,11 +729,13 @@ def _kpi_table_file(report, table):
     "Key figures as the files hold them: a line a figure, money in the currency's units."
     scale = lambda column: [v / 100 if u == "cents" and pd.notna(v) else v for v, u in zip(table[column], table.unit)]
     keys = ["value", "previous", "change", *(c for c in ("year_before", "year_change", "target", "attainment") if table[c].notna().any())]
-    frame = pd.DataFrame({"name": [report.word(n) for n in table["name"]], **{c: scale(c) if not c.endswith(("change", "attainment")) else table[c] for c in keys}})
+    frame = pd.DataFrame({"name": [report.word(n) for n in table["name"]],
+                          **{c: scale(c) if not c.endswith(("change", "attainment")) else table[c] for c in keys}})
     words = {"value": "this_period", "previous": "previous_period", "change": "period_on_period", "year_before": "last_year",
              "year_change": "year_on_year", "target": "target", "attainment": "attainment"}
     frame.loc[[_by_construction(report, r) for _, r in table.iterrows()], keys] = pd.NA
-    return Table("key_figures", "", frame, (Column("name", report.word("metric"), "text"), *(Column(c, report.word(words[c]), "raw") for c in keys)))
+    return Table("key_figures", "", frame,
+                 (Column("name", report.word("metric"), "text"), *(Column(c, report.word(words[c]), "raw") for c in keys)))
 
 # %% ../../nbs/reports_pkg/05_segment.ipynb #e4fc2b20
 def _draw_trend(report, ax):
@@ -710,24 +747,33 @@ def _draw_trend(report, ax):
     if band: ax.axhspan(*band, color="#EDF0F2", zorder=0)
     ax.plot(at, [v for _, v in kept], color=COLOURS["blue"], marker="o", markersize=4)
     ax.annotate(report.money(kept[-1][1]), (len(kept) - 1, kept[-1][1]), (0, 7), textcoords="offset points", ha="center", fontsize=9)
-    if band: ax.annotate(report.word("normal_noise"), (0, band[0]), (2, -4), textcoords="offset points", va="top", fontsize=8.5, color="#5b656c")
+    if band: ax.annotate(report.word("normal_noise"), (0, band[0]), (2, -4), textcoords="offset points", va="top", fontsize=8.5,
+                         color="#5b656c")
     step = max(1, math.ceil(len(kept) / (13 if is_wide(ax) else 5)))
-    ax.set_xticks([i for i in at if (len(kept) - 1 - i) % step == 0], [_short(p) for i, (p, _) in enumerate(kept) if (len(kept) - 1 - i) % step == 0])
+    ax.set_xticks([i for i in at if (len(kept) - 1 - i) % step == 0],
+                  [_short(p) for i, (p, _) in enumerate(kept) if (len(kept) - 1 - i) % step == 0])
     ax.set_ylim(0, max(v for _, v in kept) * 1.2)
     ax.yaxis.set_major_formatter(lambda v, _: format_money(round(v), report.currency, report.lang, 0, short=False))
     ax.set_ylabel(f"{report.word('member_sales')} {report.say('a_day').strip()} ({report.currency})")
 
 def _named(row, name): row = row.copy(); row["name"] = name; return row
-def _short(period): return f"{period.start:%y-%m}" if period.kind == "month" else period.text if len(period.text) < 8 else f"{period.start:%m-%d}"
 
+def _short(period):
+    "A period on an axis."
+    if period.kind == "month": return f"{period.start:%y-%m}"
+    return period.text if len(period.text) < 8 else f"{period.start:%m-%d}"
+
+# %% ../../nbs/reports_pkg/05_segment.ipynb #04016fee
 def _split_table(report):
     "The four factors: before, now, contribution."
     split = sales_change(report)["split"]
     kinds = {"buyers": ("count", None), "price_per_unit": ("money", 2), "member_sales": ("money", 0)}
-    texts = lambda c: [shown(v, *[(k := kinds.get(f, ("ratio", None)))[0], report.lang, report.currency, k[1]]) for f, v in zip(split.factor, split[c])]
+    texts = lambda c: [shown(v, *[(k := kinds.get(f, ("ratio", None)))[0], report.lang, report.currency, k[1]]) for f,
+                       v in zip(split.factor, split[c])]
     frame = pd.DataFrame({"factor": [report.word(f) for f in split.factor], "previous": texts("previous"), "current": texts("current"),
                           "contribution": split.contribution_cents, "share": split.contribution_cents / split.previous.iloc[-1]})
-    columns = (Column("factor", report.word("factor"), "text"), Column("previous", report.word("previous_period"), "figure"), Column("current", report.word("this_period"), "figure"),
+    columns = (Column("factor", report.word("factor"), "text"), Column("previous", report.word("previous_period"), "figure"),
+               Column("current", report.word("this_period"), "figure"),
                Column("contribution", report.word("contribution"), "money"), Column("share", report.word("change"), "change"))
     return Table("sales_decomposed", "", frame, columns, total=True)
 
@@ -738,18 +784,21 @@ def _draw_split(report, split, ax):
     plot_steps(names, [int(total.previous), *split.contribution_cents[:4].tolist(), int(total.current)], report.money, ax)
     (ax.set_ylabel if is_wide(ax) else ax.set_xlabel)(f"{report.word('member_sales')} ({report.currency})")
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #a2de5533
 @_section("2", "section_sales")
 def show_sales(report):
     "Member sales decomposed: what moved them."
     split = sales_change(report)["split"]
     told = _sales_sentence(report)
     steps = figure(lambda ax: _draw_split(report, split, ax), told.replace("*", ""), report.lang, (10, 3.4), (4.3, 3.6))
-    trend = _optional(report, lambda r: figure(lambda ax: _draw_trend(r, ax), r.say("alt_trend", period=r.period.label(r.lang)), r.lang, (10, 2.6), (4.3, 2.8),
+    trend = _optional(report,
+                      lambda r: figure(lambda ax: _draw_trend(r, ax), r.say("alt_trend", period=r.period.label(r.lang)), r.lang,
+                                       (10, 2.6), (4.3, 2.8),
                                                caption=r.say("caption_trend")))
     parts = [question(report.say("question_sales")), answer(told), steps, _keep(report, _split_table(report)), trend]
     return Html("".join(parts)) + small(report.say("note_divisia"))
 
-# %% ../../nbs/reports_pkg/05_segment.ipynb #04016fee
+# %% ../../nbs/reports_pkg/05_segment.ipynb #bb74884c
 def _draw_bridge(report, table, ax):
     "Who was active, who came and went, who is active."
     values = table.members.where(table.movement.isin(["opening", "closing"]), table.change).tolist()
@@ -763,23 +812,28 @@ def _bridge_table(report):
     frame = rows.assign(label=[report.word(f"movement_{m}") for m in rows.movement],
                         moved=[pd.NA if m in ("opening", "closing") else c for m, c in zip(rows.movement, rows.change)])
     mask = pd.DataFrame({"members": [hidden.get(m, False) for m in rows.movement]})
-    columns = (Column("label", report.word("movement"), "text"), Column("members", report.word("members")), Column("moved", report.word("change"), "signed"))
+    columns = (Column("label", report.word("movement"), "text"), Column("members", report.word("members")),
+               Column("moved", report.word("change"), "signed"))
     return Table("bridge", "", frame, columns, mask.assign(moved=mask.members), total=True)
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #9443cc39
 @_section("3", "section_bridge")
 def show_bridge(report):
     "Membership bridge: who came, who went."
     table, (d1, d2), told = _bridge_table(report), limits(report), _bridge_sentence(report)
-    drawn = "" if table.hidden.any(axis=None) else figure(lambda ax: _draw_bridge(report, table.frame, ax), told.replace("*", ""), report.lang, (10, 3.4), (4.3, 3.8))
+    drawn = "" if table.hidden.any(axis=None) else figure(lambda ax: _draw_bridge(report, table.frame, ax), told.replace("*", ""),
+                                                          report.lang, (10, 3.4), (4.3, 3.8))
     censored = int(bridge(report).left_censored.sum())
     notes = [report.say("note_limits", d1=d1, d2=d2, how=report.say(_how_limits(report)))]
-    if censored >= report.k: notes.append(report.say("note_censored", n=report.number(censored), start=format_date(report.believed, report.lang)))
+    if censored >= report.k: notes.append(report.say("note_censored", n=report.number(censored),
+                                                     start=format_date(report.believed, report.lang)))
     if "closed_date" not in getattr(_members(report), "columns", ()): notes.append(report.say("note_no_closed"))
-    return Html("".join([question(report.say("question_bridge")), answer(told), drawn, _keep(report, table), small(report.say("join").join(notes))]))
+    return Html("".join([question(report.say("question_bridge")), answer(told), drawn, _keep(report, table),
+                         small(report.say("join").join(notes))]))
 
 def _how_limits(report): return "limits_given" if report.book.dormant_days is not None else "limits_cycle"
 
-# %% ../../nbs/reports_pkg/05_segment.ipynb #a2de5533
+# %% ../../nbs/reports_pkg/05_segment.ipynb #b10bfb3a
 def _wide_seconds(rows, k):
     "A row a source: first buyers, and the share with a second purchase day at each horizon; small sources as one row."
     wide = rows.pivot(index="source", columns="days", values=["followed", "second"])
@@ -801,21 +855,26 @@ def _seconds_hidden(wide, k):
     mask["members"] = hidden_cells(with_totals(wide[["members"]].iloc[:-1], "columns"), k, "columns").members.to_numpy()
     return mask
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #5d11a50e
 def _seconds_table(report):
     "Second purchases by channel where orders have one, else of all."
     try: wide = _wide_seconds(seconds_by_channel(report), report.k)
     except NotComputable: wide = _wide_seconds(seconds(report).assign(source="all"), report.k).iloc[-1:]
     mask = _seconds_hidden(wide, report.k) if len(wide) > 1 else (wide < report.k) & (wide > 0) & [not c.startswith("rate") for c in wide]
-    names = {"rest": report.word("other"), "total": report.word("total" if len(wide) > 1 else "path_all"), "unknown": report.word("unknown")}
+    names = {"rest": report.word("other"), "total": report.word("total" if len(wide) > 1 else "path_all"),
+             "unknown": report.word("unknown")}
     wide["source"] = [names.get(s, s) for s in wide.index]
-    columns = (Column("source", report.word("first_order_channel" if len(wide) > 1 else "first_purchase"), "text"), Column("members", report.word("new_customers")),
-               *(Column(f"rate_{n}", report.say("second_within", n=n), "rate") for n in _HORIZONS), Column("followed_90", report.say("followed_for", n=90)))
+    columns = (Column("source", report.word("first_order_channel" if len(wide) > 1 else "first_purchase"), "text"),
+               Column("members", report.word("new_customers")),
+               *(Column(f"rate_{n}", report.say("second_within", n=n), "rate") for n in _HORIZONS),
+               Column("followed_90", report.say("followed_for", n=90)))
     return Table("second_purchase", "", wide.reset_index(drop=True), columns, mask.reset_index(drop=True), total=len(wide) > 1)
 
 def _draw_bars(report, names, values, texts, ax):
     "Bars from zero, each with its number."
     ax.barh(range(len(names)), values, color=COLOURS["blue"], height=.6)
-    for y, (v, text) in enumerate(zip(values, texts)): ax.annotate(text, (v, y), (5, 0), textcoords="offset points", va="center", fontsize=9)
+    for y, (v, text) in enumerate(zip(values, texts)): ax.annotate(text, (v, y), (5, 0), textcoords="offset points", va="center",
+                                                                   fontsize=9)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set_xlim(0, max(values) * 1.25)
@@ -824,20 +883,25 @@ def _draw_bars(report, names, values, texts, ax):
     else: ax.xaxis.set_major_formatter(lambda v, _: format_number(round(v), report.lang, short=False))
     ax.xaxis.set_major_locator(_few_ticks(4))
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #b631d879
 @_section("4", "section_new_members")
 def show_new_members(report):
     "New members: joined, first purchase, second purchase."
     row, all_ = _kpi(report, "first_purchase_rate"), seconds(report)
-    joined = report.say("told_first", rate=report.number(row.value, "rate")) if pd.notna(row.value) else report.say("told_no_first", reason=explain(report, row.reason))
+    joined = report.say("told_no_first", reason=explain(report, row.reason))
+    if pd.notna(row.value): joined = report.say("told_first", rate=report.number(row.value, "rate"))
     last, (start, end) = all_.iloc[-1], _first_buyers(report)
     values = {f"r{n}": report.number(r, "rate") for n, r in zip(all_.days, all_.rate)}
     enough = all(min(r.second, r.followed - r.second) >= report.k for r in all_.itertuples())
-    told = report.say("told_seconds", people=report.people(last.members), start=format_date(start, report.lang), end=format_date(end - timedelta(1), report.lang), **values) if enough else report.say("told_few", k=report.k)
+    told = report.say("told_seconds", people=report.people(last.members), start=format_date(start, report.lang),
+                      end=format_date(end - timedelta(1), report.lang), **values) if enough else report.say("told_few", k=report.k)
     rates = [report.say("second_within", n=n) for n in all_.days], all_.rate.tolist()
-    drawn = figure(lambda ax: _draw_bars(report, *rates, [report.number(r, "rate") for r in rates[1]], ax), told.replace("*", ""), report.lang, (10, 1.5), (4.3, 1.6)) if enough else ""
-    return Html("".join([question(report.say("question_new")), answer(told), small(joined), drawn, _keep(report, _seconds_table(report)), small(report.say("note_followed"))]))
+    drawn = figure(lambda ax: _draw_bars(report, *rates, [report.number(r, "rate") for r in rates[1]], ax), told.replace("*", ""),
+                   report.lang, (10, 1.5), (4.3, 1.6)) if enough else ""
+    return Html("".join([question(report.say("question_new")), answer(told), small(joined), drawn,
+                         _keep(report, _seconds_table(report)), small(report.say("note_followed"))]))
 
-# %% ../../nbs/reports_pkg/05_segment.ipynb #bb74884c
+# %% ../../nbs/reports_pkg/05_segment.ipynb #e4a5285f
 def _shown_returning(report):
     "Rates of periods, without those that would tell of fewer than k members."
     rows, few = returning(report), lambda n: ((n > 0) & (n < report.k)).fillna(False).astype(bool)
@@ -857,7 +921,8 @@ def _draw_returning(report, ax):
         y = rate.to_numpy("float64", na_value=np.nan)
         ax.plot(range(len(rows)), y, color=COLOURS[colour], marker="o", markersize=4)
         last = int(np.flatnonzero(np.isfinite(y))[-1])
-        ax.annotate(f"{report.word(name)}  {report.number(y[last], 'rate')}", (last, y[last]), (0, 8 if name == top else -15), textcoords="offset points", ha="right", fontsize=9)
+        ax.annotate(f"{report.word(name)}  {report.number(y[last], 'rate')}", (last, y[last]), (0, 8 if name == top else -15),
+                    textcoords="offset points", ha="right", fontsize=9)
     step = 1 if is_wide(ax) else 3
     places_ = [i for i in range(len(rows)) if (len(rows) - 1 - i) % step == 0]
     ax.set_xticks(places_, [rows.period.iloc[i][2:] for i in places_])
@@ -865,6 +930,7 @@ def _draw_returning(report, ax):
     ax.yaxis.set_major_formatter(lambda v, _: format_percent(v, report.lang, 0) if v <= 1 else "")
     ax.set_ylabel(report.word("share"))
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #e2f3cebb
 def _shown_cohorts(report):
     "The triangle with small cells blanked and cohorts that may not be first purchases starred."
     rows = cohorts(report).copy()
@@ -877,17 +943,22 @@ def _cohort_table(report):
     rows = _shown_cohorts(report)
     wide = rows.pivot(index="cohort", columns="age", values="share")
     frame = pd.concat([rows.groupby("cohort").members.first(), wide], axis=1).reset_index()
-    return Table("cohorts", "", frame, (Column("cohort", report.word("cohort"), "text"), Column("members", report.word("members")), *(Column(a, str(a), "rate") for a in wide.columns)))
+    return Table("cohorts", "", frame,
+                 (Column("cohort", report.word("cohort"), "text"), Column("members", report.word("members")),
+                  *(Column(a, str(a), "rate") for a in wide.columns)))
 
 @_section("5", "section_existing_members")
 def show_existing_members(report):
     "Existing members: who buys again, and who keeps coming."
     last = _shown_returning(report).iloc[-1]
-    told = report.say("told_returning", repeat=report.number(last.repeat_rate, "rate"), buyers=report.people(last.buyers), period=parse_period(last.period).label(report.lang),
-                      again=report.number(last.repurchase_rate, "rate"), before=report.people(last.previous_buyers) if pd.notna(last.previous_buyers) else "–")
+    told = report.say("told_returning", repeat=report.number(last.repeat_rate, "rate"), buyers=report.people(last.buyers),
+                      period=parse_period(last.period).label(report.lang),
+                      again=report.number(last.repurchase_rate, "rate"),
+                      before=report.people(last.previous_buyers) if pd.notna(last.previous_buyers) else "–")
     lines = _optional(report, lambda r: figure(lambda ax: _draw_returning(r, ax), told.replace("*", ""), r.lang, (10, 2.8), (4.3, 3)))
     return Html("".join([question(report.say("question_existing")), answer(told), lines, _optional(report, _cohort_picture)]))
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #fdb4c9ea
 def _cohort_picture(report):
     "The triangle as a heat map, wide and cut to the first ages for phones."
     rows = _shown_cohorts(report)
@@ -898,9 +969,10 @@ def _cohort_picture(report):
         plot_cohorts(rows if is_wide(ax) else rows[rows.age <= 6], report.lang, ax)
         ax.set_ylabel(f"{report.word('cohort')} ({report.word('members')})")
     star = report.say("note_star", start=format_date(report.book.log_start, report.lang)) if rows.left_censored.any() else ""
-    return figure(draw, report.say("alt_cohorts"), report.lang, (10, height), (4.3, height), caption=report.say("caption_cohorts", k=report.k) + star)
+    return figure(draw, report.say("alt_cohorts"), report.lang, (10, height), (4.3, height),
+                  caption=report.say("caption_cohorts", k=report.k) + star)
 
-# %% ../../nbs/reports_pkg/05_segment.ipynb #9443cc39
+# %% ../../nbs/reports_pkg/05_segment.ipynb #ffd060bc
 def _funnel_table(report):
     "Steps down, paths across."
     rows = funnel(report)
@@ -910,39 +982,49 @@ def _funnel_table(report):
     order = [p for p in paths if p != "all"] + ["all"]
     table = wide[order].reset_index(drop=True)
     mask = hidden_cells(table, report.k, "rows") if len(paths) > 1 else (table > 0) & (table < report.k)
-    frame = table.assign(step=[report.word(f"step_{s}") for s in steps], share=[v / table["all"].iloc[0] if table["all"].iloc[0] else pd.NA for v in table["all"]])
+    frame = table.assign(step=[report.word(f"step_{s}") for s in steps],
+                         share=[v / table["all"].iloc[0] if table["all"].iloc[0] else pd.NA for v in table["all"]])
     mask["share"] = mask["all"]
     words = {p: report.word(f"path_{p}") for p in paths}
-    columns = (Column("step", report.word("step"), "text"), Column("all", words["all"]), Column("share", report.word("share_of_base"), "rate"),
+    columns = (Column("step", report.word("step"), "text"), Column("all", words["all"]),
+               Column("share", report.word("share_of_base"), "rate"),
                *(Column(p, words[p]) for p in order[:-1]))
     return Table("dormant", "", frame, columns, mask)
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #0e43d517
 @_section("6", "section_dormant")
 def show_dormant(report):
     "Dormant and lost at the start: what became of them."
     rows = funnel(report).set_index(["path", "step"])
     base, ordered = int(rows.members["all", "base"]), int(rows.members["all", "ordered"])
-    told = report.say("told_dormant", people=report.people(base), n=format_number(ordered, report.lang, short=False), rate=report.number(ordered / base, "rate")) if min(base, ordered, base - ordered) >= report.k else report.say("told_few", k=report.k)
+    told = report.say("told_dormant", people=report.people(base), n=format_number(ordered, report.lang, short=False),
+                      rate=report.number(ordered / base, "rate")) if min(base, ordered,
+                                                                         base - ordered) >= report.k else report.say("told_few", k=report.k)
     absent = sorted({m for m in rows.missing if m})
     note = report.say("note_absent", tables=", ".join(absent)) if absent else ""
     if "exposures" not in absent: note += report.say("note_no_effect")
     table = _funnel_table(report)
     names, counts = table.frame.step.tolist(), [int(n) for n in table.frame["all"]]
-    drawn = "" if table.hidden["all"].any() else figure(lambda ax: _draw_bars(report, names, counts, [report.number(n) for n in counts], ax), told.replace("*", ""), report.lang,
+    drawn = "" if table.hidden["all"].any() else figure(lambda ax: _draw_bars(report, names, counts,
+                                                                              [report.number(n) for n in counts], ax),
+                                                                              told.replace("*", ""), report.lang,
                                                         (10, .7 + .28 * len(names)), (4.3, .7 + .3 * len(names)))
     return Html("".join([question(report.say("question_dormant")), answer(told), drawn, _keep(report, table), small(note)]))
 
-# %% ../../nbs/reports_pkg/05_segment.ipynb #b10bfb3a
+# %% ../../nbs/reports_pkg/05_segment.ipynb #63947e26
 def _class_table(report):
     "The eight classes: members, spend, days since the last purchase."
     table = classes(report)
     hidden = hidden_cells(with_totals(table[["members"]], "columns"), report.k, "columns").members
     total = pd.DataFrame({"members": [table.members.sum()], "spend_cents": [table.spend_cents.sum()]}, index=["total"])
-    frame = pd.concat([table, total]).assign(share=lambda t: t.members / t.members["total"], sales=lambda t: t.spend_cents / t.spend_cents["total"])
+    frame = pd.concat([table, total]).assign(share=lambda t: t.members / t.members["total"],
+                                             sales=lambda t: t.spend_cents / t.spend_cents["total"])
     frame["label"] = [report.word(f"rfm_class_{c}") if c != "total" else report.word("total") for c in frame.index]
     mask = pd.DataFrame({c: hidden.to_numpy() for c in ("members", "share", "spend_cents", "sales", "recency_days")})
-    columns = (Column("label", report.word("rfm_class"), "text"), Column("members", report.word("members")), Column("share", report.word("share_of_members"), "rate"),
-               Column("spend_cents", report.word("spend_cents"), "money"), Column("sales", report.word("share_of_sales"), "rate"), Column("recency_days", report.word("recency_days"), "ratio", 0))
+    columns = (Column("label", report.word("rfm_class"), "text"), Column("members", report.word("members")),
+               Column("share", report.word("share_of_members"), "rate"),
+               Column("spend_cents", report.word("spend_cents"), "money"), Column("sales", report.word("share_of_sales"), "rate"),
+               Column("recency_days", report.word("recency_days"), "ratio", 0))
     return Table("value_classes", "", frame.reset_index(drop=True), columns, mask, total=True)
 
 def _small_together(table, k):
@@ -954,6 +1036,7 @@ def _small_together(table, k):
     if not few: return table
     return pd.concat([table.drop(index=few), table.loc[few].sum().to_frame("other").T])
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #8bf312ed
 def _crossed(report, name, title, table, rows, columns, first):
     "Counts by two codes, with totals, small cells hidden."
     full = with_totals(_small_together(_small_together(table, report.k).T, report.k).T)
@@ -968,18 +1051,22 @@ def _code(report, group):
     return lambda code: report.word(code if code in ("total", "entered", "left", "none", "other") else f"{group}_{code}")
 
 def _structure_table(report):
-    return _crossed(report, "lifecycle_by_value", report.say("title_structure"), structure(report), _code(report, "lifecycle"), _code(report, "rfm_class"), report.word("lifecycle"))
+    return _crossed(report, "lifecycle_by_value", report.say("title_structure"), structure(report), _code(report, "lifecycle"),
+                    _code(report, "rfm_class"), report.word("lifecycle"))
 
 def _migration_table(report):
-    title = report.say("title_migration", start=format_date(report.period.start - timedelta(1), report.lang), end=format_date(report.period.last_day, report.lang))
-    return _crossed(report, "migration", title, migration(report), _code(report, "rfm_class"), _code(report, "rfm_class"), f"{report.word('before')} ↓  {report.word('after')} →")
+    title = report.say("title_migration", start=format_date(report.period.start - timedelta(1), report.lang),
+                       end=format_date(report.period.last_day, report.lang))
+    return _crossed(report, "migration", title, migration(report), _code(report, "rfm_class"), _code(report, "rfm_class"),
+                    f"{report.word('before')} ↓  {report.word('after')} →")
 
-# %% ../../nbs/reports_pkg/05_segment.ipynb #5d11a50e
+# %% ../../nbs/reports_pkg/05_segment.ipynb #2d536f66
 def _draw_rfm(report, ax):
     "The R and F grid; cells that are not to be shown are crossed out."
     cells = rfm_cells(report)
     n = int(cells[["r_score", "f_score"]].to_numpy().max())
-    grid = cells.pivot(index="r_score", columns="f_score", values="members").reindex(index=range(1, n + 1), columns=range(1, n + 1)).fillna(0).astype("int64")
+    grid = cells.pivot(index="r_score", columns="f_score", values="members").reindex(index=range(1, n + 1),
+                                                                                     columns=range(1, n + 1)).fillna(0).astype("int64")
     hidden = hidden_cells(with_totals(grid), report.k).iloc[:-1, :-1]
     keep = ~np.array([hidden.loc[r, f] for r, f in zip(cells.r_score, cells.f_score)])
     scored = rfm_score(_rfm(report, report.period.end))
@@ -993,32 +1080,39 @@ def _told_structure(report):
     table = classes(report)
     key, total = table.loc["key_value"], table.sum()
     if not report.k <= key.members: return report.say("told_few", k=report.k)
-    return report.say("told_structure", name=report.word("rfm_class_key_value"), people=report.people(int(key.members)), share=report.number(key.members / total.members, "rate"),
+    return report.say("told_structure", name=report.word("rfm_class_key_value"), people=report.people(int(key.members)),
+                      share=report.number(key.members / total.members, "rate"),
                       sales=report.number(key.spend_cents / total.spend_cents, "rate"), days=window_days(report))
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #a38a7415
 def _told_migration(report):
     moves = migration(report)
     kept = int(np.diag(moves.loc[list(RFM_CLASSES), list(RFM_CLASSES)]).sum())
     before = int(moves.loc[list(RFM_CLASSES)].to_numpy().sum())
     into, out = int(moves.drop(index="key_value")["key_value"].sum()), int(moves.loc["key_value"].drop("key_value").sum())
     if min(into, out) < report.k: return ""
-    return report.say("told_migration", kept=report.number(kept / before, "rate"), into=format_number(into, report.lang, short=False), out=format_number(out, report.lang, short=False), name=report.word("rfm_class_key_value"))
+    return report.say("told_migration", kept=report.number(kept / before, "rate"),
+                      into=format_number(into, report.lang, short=False), out=format_number(out, report.lang, short=False),
+                      name=report.word("rfm_class_key_value"))
 
 @_section("7", "section_structure")
 def show_structure(report):
     "Structure: value classes, lifecycle, where members moved."
-    heat = figure(lambda ax: _draw_rfm(report, ax), report.say("alt_rfm"), report.lang, (10, 3.6), (4.3, 4), caption=report.say("caption_rfm", days=window_days(report), k=report.k))
+    heat = figure(lambda ax: _draw_rfm(report, ax), report.say("alt_rfm"), report.lang, (10, 3.6), (4.3, 4),
+                  caption=report.say("caption_rfm", days=window_days(report), k=report.k))
     told = _told_structure(report) + _optional_text(report, _told_migration)
     return Html("".join([question(report.say("question_structure")), answer(told), _keep(report, _class_table(report)), heat,
-                         _optional(report, lambda r: _keep(r, _structure_table(r), dense=True)), _optional(report, lambda r: _keep(r, _migration_table(r), dense=True)),
+                         _optional(report, lambda r: _keep(r, _structure_table(r), dense=True)),
+                         _optional(report, lambda r: _keep(r, _migration_table(r), dense=True)),
                          small(report.say("note_classes", **_cut_texts(report)))]))
 
 def _cut_texts(report):
     cuts = class_cuts(report)
-    return {"r": report.number(cuts.recency_days[0], "ratio"), "f": report.number(cuts.frequency[0], "ratio"), "m": report.money(round(cuts.spend_cents[0])),
+    return {"r": report.number(cuts.recency_days[0], "ratio"), "f": report.number(cuts.frequency[0], "ratio"),
+            "m": report.money(round(cuts.spend_cents[0])),
             "day": format_date(date.fromisoformat(cuts.as_of) - timedelta(1), report.lang)}
 
-# %% ../../nbs/reports_pkg/05_segment.ipynb #b631d879
+# %% ../../nbs/reports_pkg/05_segment.ipynb #f832eb0a
 def _place_names(report, by, values, n):
     "Names of places, the rest with its number."
     special = {"rest": report.say("rest_of", n=n), "total": report.word("total"), "unknown": report.word("unknown")}
@@ -1028,16 +1122,22 @@ def _place_table(report, by, rows):
     "Sales by place, with gap or change."
     n = int(rows.places[rows[by] == "rest"].sum())
     frame = rows.assign(name=_place_names(report, by, rows[by], n))
-    columns = [Column("name", report.word("store" if by == "store_id" else "channel"), "text"), Column("net_cents", report.word("member_sales"), "money")]
-    if "gap_cents" in rows: columns += [Column("target_cents", report.word("target"), "money"), Column("gap_cents", report.word("gap_to_target"), "money")]
+    columns = [Column("name", report.word("store" if by == "store_id" else "channel"), "text"),
+               Column("net_cents", report.word("member_sales"), "money")]
+    if "gap_cents" in rows: columns += [Column("target_cents", report.word("target"), "money"),
+                                        Column("gap_cents", report.word("gap_to_target"), "money")]
     if rows.previous_net_cents.notna().any():
-        columns += [Column("previous_net_cents", report.word("previous_period"), "money"), Column("change_cents", report.word("change"), "money"), Column("change", report.word("period_on_period"), "change")]
+        columns += [Column("previous_net_cents", report.word("previous_period"), "money"),
+                    Column("change_cents", report.word("change"), "money"), Column("change", report.word("period_on_period"), "change")]
     columns += [Column("share", report.word("share"), "rate"), Column("buyers", report.word("buyers"))]
     if "like_for_like" in rows:
         frame["same"] = ["✓" if v is True or v is np.True_ else "" for v in rows.like_for_like]
         columns.append(Column("same", report.word("like_for_like_store"), "figure"))
-    return Table(f"by_{by}", report.say("title_places_gap" if "gap_cents" in rows else "title_places", n=int((rows.places == 1).sum())), frame, tuple(columns), total=True)
+    return Table(f"by_{by}",
+                 report.say("title_places_gap" if "gap_cents" in rows else "title_places", n=int((rows.places == 1).sum())), frame,
+                 tuple(columns), total=True)
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #1ed87a52
 def _draw_places(report, by, rows, ax):
     "Change of each place against the previous period."
     rows = rows[~rows[by].isin(["total", "rest"])]
@@ -1045,8 +1145,9 @@ def _draw_places(report, by, rows, ax):
     ax.barh(at, change, color=[COLOURS["blue"] if c >= 0 else COLOURS["orange"] for c in change], height=.62)
     names = _place_names(report, by, rows[by], 0)
     for y, c, rate in zip(at, change, rows.change):
-        text = report.money(c, sign=True) + ("" if pd.isna(rate) else f"  {format_change(rate, report.lang)}")
-        ax.annotate(text, (c, y), (5 if c >= 0 else -5, 0), textcoords="offset points", va="center", ha="left" if c >= 0 else "right", fontsize=8.5)
+        text = report.money(c, sign=True) + ("" if pd.isna(rate) or not is_wide(ax) else f"  {format_change(rate, report.lang)}")
+        ax.annotate(text, (c, y), (5 if c >= 0 else -5, 0), textcoords="offset points", va="center",
+                    ha="left" if c >= 0 else "right", fontsize=8.5)
     ax.set_yticks(at, names)
     ax.invert_yaxis()
     ax.axvline(0, color="black", linewidth=.8)
@@ -1062,21 +1163,27 @@ def _few_ticks(n):
     from matplotlib.ticker import MaxNLocator
     return MaxNLocator(n)
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #2826c922
 def _show_places(report, by, table):
     "One kind of place: sentence, picture, table."
     rows = folded(table, report.k)
     same = ""
     if "like_for_like" in table and table.like_for_like.any() and table.previous_net_cents.notna().any():
         mine = table[table.like_for_like]
-        same = report.say("told_same", n=len(mine), all=len(table), change=format_change(mine.net_cents.sum() / mine.previous_net_cents.sum() - 1, report.lang))
+        same = report.say("told_same", n=len(mine), all=len(table),
+                          change=format_change(mine.net_cents.sum() / mine.previous_net_cents.sum() - 1, report.lang))
     moved_ = rows.change_cents.notna().any()
     told = ""
     if moved_:
         change = table.net_cents - table.previous_net_cents
-        told = report.say("told_places", up=int((change > 0).sum()), down=int((change < 0).sum()), n=int(((table.net_cents != 0) | (table.previous_net_cents != 0)).sum()))
+        told = report.say("told_places", up=int((change > 0).sum()), down=int((change < 0).sum()),
+                          n=int(((table.net_cents != 0) | (table.previous_net_cents != 0)).sum()))
     height = .7 + .27 * (len(rows) - 1)
-    drawn = figure(lambda ax: _draw_places(report, by, rows, ax), report.say("alt_places"), report.lang, (10, height), (4.3, height)) if moved_ else ""
-    return Html(f"<h3>{report.word('store' if by == 'store_id' else 'channel')}</h3>" + (answer(told + same) if told + same else "") + drawn) + _keep(report, _place_table(report, by, rows))
+    drawn = figure(lambda ax: _draw_places(report, by, rows, ax), report.say("alt_places"), report.lang, (10, height),
+                   (4.3, height)) if moved_ else ""
+    said = answer(told + same) if told + same else ""
+    title = heading(report.word("store" if by == "store_id" else "channel"), 3)
+    return title + said + drawn + _keep(report, _place_table(report, by, rows))
 
 @_section("8", "section_channels")
 def show_places(report):
@@ -1101,7 +1208,8 @@ def _draw_lorenz(report, ax):
 def show_concentration(report):
     "How concentrated spend is."
     curve = concentration(report)
-    told = report.say("told_concentration", share=report.number(curve["top_tenth"], "rate"), gini=f"{curve['gini']:.2f}", people=report.people(curve["buyers"]), days=window_days(report))
+    told = report.say("told_concentration", share=report.number(curve["top_tenth"], "rate"), gini=f"{curve['gini']:.2f}",
+                      people=report.people(curve["buyers"]), days=window_days(report))
     return answer(told) + figure(lambda ax: _draw_lorenz(report, ax), told.replace("*", ""), report.lang, (6.2, 4), (4.3, 3.8))
 
 @_section("", "section_definitions")
@@ -1109,7 +1217,8 @@ def show_definitions(report):
     "What the key figures mean, one click away."
     names = [n for kpi, parts in KPIS.items() for n in (kpi, *parts) if n in METRICS] + ["repurchase_rate", "repeat_purchase_rate"]
     rows = [(report.word(n), METRICS[n].en if report.lang == "en" else METRICS[n].zh) for n in names]
-    try: rows += [(report.word("active_buying"), report.say("define_active", d1=limits(report)[0])), (report.word("dormant"), report.say("define_dormant", d1=limits(report)[0], d2=limits(report)[1])),
+    try: rows += [(report.word("active_buying"), report.say("define_active", d1=limits(report)[0])),
+                  (report.word("dormant"), report.say("define_dormant", d1=limits(report)[0], d2=limits(report)[1])),
                   (report.word("lost"), report.say("define_lost", d2=limits(report)[1]))]
     except NotComputable: pass
     rows.append((report.word("normal_noise"), report.say("define_noise")))
@@ -1123,7 +1232,8 @@ def _dropped_table(report):
         if name in ("orders", "member_days"): continue
         rows.append((name, t["read"], sum(t["dropped"].values()), t["rows"], "; ".join(f"{why} {n:,}" for why, n in t["dropped"].items())))
     frame = pd.DataFrame(rows, columns=["table", "read", "dropped", "rows", "why"])
-    columns = (Column("table", report.word("source_table"), "text"), Column("read", report.word("rows_read")), Column("dropped", report.word("rows_dropped")),
+    columns = (Column("table", report.word("source_table"), "text"), Column("read", report.word("rows_read")),
+               Column("dropped", report.word("rows_dropped")),
                Column("rows", report.word("rows_kept")), Column("why", report.word("reason"), "text"))
     return Table("sources", report.say("title_sources"), frame, columns)
 
@@ -1134,7 +1244,8 @@ def show_quality(report):
     share = lambda n: f"{report.number(n)} ({report.number(n / found['lines'], 'rate')})" if found["lines"] else "0"
     rows = [(report.word("order_lines_seen"), report.number(found["lines"])), (report.word("lines_zero"), share(found["zero"])),
             (report.word("lines_no_member"), share(found["no_member"])), (report.word("lines_return"), share(found["returns"])),
-            *([(report.word("lines_unknown_product"), share(found["unknown"]))] if found["unknown"] is not None else []), (report.word("silent_days"), report.number(found["silent_days"]))]
+            *([(report.word("lines_unknown_product"), share(found["unknown"]))] if found["unknown"] is not None else []),
+            (report.word("silent_days"), report.number(found["silent_days"]))]
     return pairs(rows) + _keep(report, _dropped_table(report))
 
 # %% ../../nbs/reports_pkg/05_segment.ipynb #7f923f3a
@@ -1156,8 +1267,10 @@ def checks(report):
 
 def _check_split(report):
     c = sales_change(report)
-    return [Check("change", "road_factors", "member_sales", int(c["split"].contribution_cents[:4].sum()), c["now"]["net_cents"] - c["before"]["net_cents"], "money")]
+    return [Check("change", "road_factors", "member_sales", int(c["split"].contribution_cents[:4].sum()),
+                  c["now"]["net_cents"] - c["before"]["net_cents"], "money")]
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #ac14b230
 def _check_bridge(report):
     rows = bridge(report).set_index("movement")
     status = lifecycle_status(_member_days(report), report.period.end, *limits(report), members=_members(report))
@@ -1166,11 +1279,13 @@ def _check_bridge(report):
     base = funnel(report).set_index(["path", "step"]).members
     return [Check("section_bridge", "road_movements", "movement_closing", closing, int(rows.members["closing"])),
             Check("movement_closing", "section_bridge", "lifecycle", int(rows.members["closing"]), active),
-            Check("movement_reactivated", "section_bridge", "section_dormant", int(rows.members["reactivated"]), int(base["all", "ordered"]))]
+            Check("movement_reactivated", "section_bridge", "section_dormant", int(rows.members["reactivated"]),
+                  int(base["all", "ordered"]))]
 
 def _check_places(report):
     sales = member_sales_cents(report.book, report.period)
-    return [Check("member_sales", "store" if by == "store_id" else "channel", "section_kpis", int(t.net_cents.sum()), sales, "money") for by, t in places(report).items()]
+    return [Check("member_sales", "store" if by == "store_id" else "channel", "section_kpis", int(t.net_cents.sum()), sales,
+                  "money") for by, t in places(report).items()]
 
 def _check_structure(report):
     table = structure(report)
@@ -1180,6 +1295,7 @@ def _check_structure(report):
     if not _has_before(report): return found
     return [*found, Check("scored", "migration", "rfm_class", int(migration(report).drop(columns="left").to_numpy().sum()), scored)]
 
+# %% ../../nbs/reports_pkg/05_segment.ipynb #d412d9d8
 @_section("", "section_checks")
 def show_checks(report):
     "The checks that the report passed; one that fails stops it."
@@ -1194,7 +1310,9 @@ def show_provenance(report):
     "What the report was made of; the tables are written beside the page."
     if report.output_dir: export_tables(report.tables.values(), report.output_dir, report.currency)
     ws, day = report.ws, lambda d: format_date(d, report.lang)
-    rows = [(report.word("workspace"), ws.config.name), (report.word("data_fingerprint"), ws.fingerprint[:16]), (report.word("log_range"), f"{day(ws.log_start)} – {day(ws.log_end)}"),
-            (report.word("period"), f"{day(report.period.start)} – {day(report.period.last_day)}"), (report.word("time_zone"), ws.config.zone), ("k", str(report.k)),
+    rows = [(report.word("workspace"), ws.config.name), (report.word("data_fingerprint"), ws.fingerprint[:16]),
+            (report.word("log_range"), f"{day(ws.log_start)} – {day(ws.log_end)}"),
+            (report.word("period"), f"{day(report.period.start)} – {day(report.period.last_day)}"),
+            (report.word("time_zone"), ws.config.zone), ("k", str(report.k)),
             (report.word("scope"), ", ".join(f"{k} = {v}" for k, v in report.book.scope.items()) or report.word("path_all"))]
     return pairs(rows) + small(report.say("note_later"))
