@@ -40,7 +40,7 @@ lint: $(VENV)/.test  ## ruff
 	$(BIN)/ruff check .
 
 notebooks: $(VENV)/.test  ## run every library notebook and tutorial (the reports are run by pytest)
-	$(BIN)/nbdev-test nbs --skip_folder_re '^([_.]|reports$$)' --n_workers 2 --timing
+	$(BIN)/nbdev-test nbs --skip-folder-re '^([_.]|reports$$)' --n-workers 2 --timing
 
 unit: $(VENV)/.test  ## pytest; PYTEST='-k rfm -x' is passed on
 	$(BIN)/pytest $(PYTEST)
