@@ -20,18 +20,23 @@ from .contracts import MONEY_KINDS, ORDER_KINDS, UNIT_KINDS
 from .engine import total
 
 # %% ../../nbs/data/03_grains.ipynb #2299ec9c
-def _cancellations(lines, sold):
-    "order_id → the day and moment at which refunds had eaten up its net."
-    refunds = lines.filter(lines.line_kind == "return")
-    if "original_order_id" in lines.columns:
+_ASIDE = [kind for kind in MONEY_KINDS if kind not in ORDER_KINDS]    # money that makes no order
+
+def _aside(order_lines): return order_lines.filter(order_lines.line_kind.isin(_ASIDE))
+
+def _refund_days(order_lines):
+    "Order and day of refunds: the least that their sum has been by that day, and before it."
+    refunds = _aside(order_lines)
+    refunds = refunds.filter(refunds.line_kind == "return")
+    if "original_order_id" in refunds.columns:
         refunds = refunds.mutate(order_id=ibis.coalesce(refunds.original_order_id, refunds.order_id))
-    daily = refunds.group_by("order_id", "local_date").agg(refund=total(refunds.net_cents), at=refunds.ts.max())
-    sold = sold.select("order_id", sold="net_cents").semi_join(daily, "order_id")   # few, so that joins stay small
-    daily = daily.inner_join(sold, "order_id")
-    by_day = ibis.window(group_by="order_id", order_by="local_date", preceding=None, following=0)
-    left = daily.mutate(left=daily.sold + daily.refund.sum().over(by_day).cast("int64"))
-    left = left.filter(left.left <= 0)
-    return left.group_by("order_id").agg(cancelled_date=left.local_date.min(), cancelled_at=left["at"].argmin(left.local_date))
+    days = refunds.group_by("order_id", "local_date").agg(refund=total(refunds.net_cents), cancelled_at=refunds.ts.max())
+    by_day = ibis.window(group_by="order_id", order_by="local_date")
+    to_date = ibis.window(group_by="order_id", order_by="local_date", preceding=None, following=0)
+    days = days.mutate(sum=days.refund.sum().over(to_date).cast("!int64").cast("int64"))
+    days = days.mutate(least=days["sum"].min().over(to_date))
+    return days.select("order_id", "cancelled_at", "least", cancelled_date="local_date",
+                       before=days.least.lag().over(by_day).fill_null(0))
 
 # %% ../../nbs/data/03_grains.ipynb #6f0003d8
 _SAME = ("member_id", "local_date")   # equal on all lines of an order, by contract: any will do, and quicker than the least
@@ -50,8 +55,10 @@ def _totals(order_lines):
         net_cents=total(lines.net_cents))
 
 def _with_cancellation(totals, order_lines):
-    gone = _cancellations(order_lines, totals.filter(totals.net_cents > 0))
-    return totals.left_join(gone, "order_id").drop("order_id_right")
+    "At most one day of refunds cancels an order."
+    days, owed = _refund_days(order_lines), -totals.net_cents
+    same = (totals.order_id == days.order_id, days.least <= owed, days.before > owed)
+    return totals.left_join(days, same).drop("order_id_right", "least", "before")
 
 # %% ../../nbs/data/03_grains.ipynb #35f1794c
 def orders_grain(
@@ -64,9 +71,9 @@ def orders_grain(
 # %% ../../nbs/data/03_grains.ipynb #0bd22d84
 def _day_rows(order_lines, refunds):
     "Orders of members, and their other money (refunds, exchanges), one below the other."
-    mine = order_lines.filter(order_lines.member_id.notnull())
-    totals = _with_cancellation(_totals(mine), refunds)
-    other = mine.filter(mine.line_kind.isin([k for k in MONEY_KINDS if k not in ORDER_KINDS]))
+    totals = _with_cancellation(_totals(order_lines.filter(order_lines.member_id.notnull())), refunds)
+    other = _aside(order_lines)
+    other = other.filter(other.member_id.notnull())
     nothing = dict(cancelled_date=ibis.null("date"), is_order=False, ts=ibis.null("timestamp(6)"),
                    units=ibis.literal(0).cast("decimal(18, 3)"), gross_cents=ibis.literal(0).cast("int64"))
     return totals.select(
@@ -79,9 +86,9 @@ def _standing(rows):
     "One row a member and day: orders that are never cancelled, and all money of the day."
     rows = rows.filter(rows.is_order | (rows.net_cents != 0))
     alive = rows.is_order & rows.cancelled_date.isnull()
-    rows = rows.mutate(alive=alive.cast("int64"), ts=alive.ifelse(rows.ts, ibis.null(rows.ts.type())))
+    rows = rows.mutate(ts=alive.ifelse(rows.ts, ibis.null(rows.ts.type())))
     days = rows.group_by("member_id", "local_date").agg(
-        orders=total(rows.alive), first_ts=rows.ts.min(), last_ts=rows.ts.max(),
+        orders=rows.ts.count(), first_ts=rows.ts.min(), last_ts=rows.ts.max(),
         units=rows.units.sum().cast("decimal(18, 3)"), gross_cents=total(rows.gross_cents),
         net_cents=total(rows.net_cents))
     return days.mutate(cancelled_date=ibis.null("date"), purchase_days=(days.orders > 0).cast("int64"))
