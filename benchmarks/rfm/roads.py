@@ -196,7 +196,7 @@ def make_grain(lines, grain, memory):
     "Write the grain as ingest does."
     from memtag_research.data.grains import member_days_grain
     con = _ours(memory)
-    return lambda: member_days_grain(con.read_parquet(lines)).to_parquet(grain), None
+    return lambda: member_days_grain(con.read_parquet(lines)).order_by("member_id", "local_date").to_parquet(grain), None
 
 
 def main(road, lines, grain, out, memory):
