@@ -19,9 +19,9 @@ from memtag_research.language import use_fonts
 from memtag_research.measures import cohorts, lifecycle, metrics, rfm, sales
 from memtag_research.measures.metrics import METRICS
 from memtag_research.measures.periods import parse_period
-from memtag_research.reports import segment
+from memtag_research.reports import segment, segment_numbers
 from memtag_research.reports.page import Html, hidden_cells, noise_band, with_totals
-from memtag_research.reports.segment import Segment, gini, load_segment, report_numbers
+from memtag_research.reports.segment_numbers import Segment, gini, load_segment, report_numbers
 
 PERIOD, AS_OF = "2024-06", date(2024, 7, 1)
 SECTIONS = [f for name, f in vars(segment).items() if name.startswith("show_")]
@@ -198,7 +198,7 @@ def standing_orders(tables, start, end):
 
 
 def test_sales_of_thirteen_periods_are_those_of_the_source_to_the_cent(whole, tables):
-    row = segment.kpis(whole).set_index("name").loc["member_sales_cents"]
+    row = segment_numbers.kpis(whole).set_index("name").loc["member_sales_cents"]
     for period, value in zip(whole.period.back(13), row.history, strict=True):
         lines = source_days(tables, period.start, period.end)
         assert value == lines.cents[lines.card != ""].sum(), period
@@ -208,7 +208,7 @@ def test_sales_of_thirteen_periods_are_those_of_the_source_to_the_cent(whole, ta
 def test_buyers_orders_units_and_factors_are_those_of_the_source(whole, tables):
     for name, period in (("now", whole.period), ("before", whole.period.previous())):
         orders, lines = standing_orders(tables, period.start, period.end), source_days(tables, period.start, period.end)
-        assert segment.sales_change(whole)[name] == dict(buyers=orders.card.nunique(), orders=len(orders), units=orders.pieces.sum(),
+        assert segment_numbers.sales_change(whole)[name] == dict(buyers=orders.card.nunique(), orders=len(orders), units=orders.pieces.sum(),
                                                          net_cents=lines.cents[lines.card != ""].sum())
 
 
@@ -216,9 +216,9 @@ def test_buyers_orders_units_and_factors_are_those_of_the_source(whole, tables):
 def test_places_are_those_of_the_source_and_the_page_shows_all_their_money(whole, tables, by):
     column, lines = by.removesuffix("_id"), source_days(tables, whole.period.start, whole.period.end)
     expected = lines[lines.card != ""].groupby(column).cents.sum()
-    table = segment.places(whole)[by].set_index(by)
+    table = segment_numbers.places(whole)[by].set_index(by)
     assert table.net_cents.to_dict() == expected.to_dict()
-    shown = segment.folded(segment.places(whole)[by], whole.k)
+    shown = segment_numbers.folded(segment_numbers.places(whole)[by], whole.k)
     assert shown.net_cents.iloc[:-1].sum() == shown.net_cents.iloc[-1] == expected.sum()
 
 
@@ -228,17 +228,17 @@ def test_bridge_and_dormant_are_those_of_the_source(whole, tables):
         last, gone = orders.groupby("card").day.max(), {m.card for m in tables["members"].itertuples() if m.closed and m.closed < day}
         return {c: (day - timedelta(1) - d).days for c, d in last.items() if c not in gone}
     start, end = active(whole.period.start), active(whole.period.end)
-    rows = segment.bridge(whole).set_index("movement").members
+    rows = segment_numbers.bridge(whole).set_index("movement").members
     quiet = {c for c, r in start.items() if r > 45}
     back = {c for c in quiet if c in standing_orders(tables, whole.period.start, whole.period.end).card.values}
     assert rows["opening"] == sum(r <= 45 for r in start.values()) and rows["closing"] == sum(r <= 45 for r in end.values())
     assert rows["reactivated"] == len(back)
-    assert segment.funnel(whole).set_index(["path", "step"]).members["all", "base"] == len(quiet)
+    assert segment_numbers.funnel(whole).set_index(["path", "step"]).members["all", "base"] == len(quiet)
 
 
 def test_three_roads_to_one_number(whole):
-    roads, sold = segment.totals_by_other_roads(whole), METRICS["member_sales_cents"].function(whole.book, PERIOD)
-    assert segment.kpis(whole).set_index("name").value["member_sales_cents"] == sold
+    roads, sold = segment_numbers.totals_by_other_roads(whole), METRICS["member_sales_cents"].function(whole.book, PERIOD)
+    assert segment_numbers.kpis(whole).set_index("name").value["member_sales_cents"] == sold
     assert sold == roads["days"] == roads["rfm"] + roads["excluded_net"]
     assert roads["scored"] + roads["excluded"] == roads["seen"]
     days = whole.ws.table("member_days").execute()
@@ -247,10 +247,10 @@ def test_three_roads_to_one_number(whole):
 
 def test_the_value_classes_hold_the_money_of_their_window(whole, tables):
     end = whole.period.end
-    lines = source_days(tables, end - timedelta(segment.window_days(whole)), end)
+    lines = source_days(tables, end - timedelta(segment_numbers.window_days(whole)), end)
     scored = set(standing_orders(tables, date.min, end).card)
-    assert segment.classes(whole).spend_cents.sum() == lines.cents[lines.card.isin(scored)].sum()
-    assert segment.classes(whole).members.sum() == len(scored)
+    assert segment_numbers.classes(whole).spend_cents.sum() == lines.cents[lines.card.isin(scored)].sum()
+    assert segment_numbers.classes(whole).members.sum() == len(scored)
 
 
 def test_online_retail_november_is_that_of_its_file(online_retail):
@@ -259,11 +259,11 @@ def test_online_retail_november_is_that_of_its_file(online_retail):
              AND InvoiceDate >= '2011-11-01' AND InvoiceDate < '2011-12-01' {}"""
     source = segment.__file__.replace("reports/segment.py", "../data/shipped/online_retail.parquet")
     total = lambda where: duckdb.sql(sql.format(source, where)).fetchone()[0]
-    assert segment.kpis(report).set_index("name").value["member_sales_cents"] == total("AND CustomerID IS NOT NULL")
+    assert segment_numbers.kpis(report).set_index("name").value["member_sales_cents"] == total("AND CustomerID IS NOT NULL")
     assert metrics.sales_cents(report.book, "2011-11") == total("")
-    row = segment.returning(report).iloc[-1]
+    row = segment_numbers.returning(report).iloc[-1]
     assert (row.buyers, row.repeat_buyers, row.previous_buyers, row.returning) == (1664, 443, 1364, 622)  # as published in metrics.md
-    first = segment.cohorts(report).iloc[:2]
+    first = segment_numbers.cohorts(report).iloc[:2]
     assert first.members[0] == 885 and round(first.share[1], 4) == .3661
 
 
@@ -306,10 +306,10 @@ def test_no_page_knows_what_came_later(reports):
 
 
 def test_without_the_filter_the_poison_would_show(roots, monkeypatch):
-    for module in (segment, metrics, rfm, lifecycle, cohorts, sales):
+    for module in (segment_numbers, metrics, rfm, lifecycle, cohorts, sales):
         monkeypatch.setattr(module, "known", lambda table, as_of, ends=None: table)
     clean, poisoned = (load_segment(roots[n], PERIOD) for n in ("cut", "poisoned"))
-    untouched = set(segment.NUMBERS) - differing(clean, poisoned)
+    untouched = set(segment_numbers.NUMBERS) - differing(clean, poisoned)
     assert untouched <= {"limits", "window_days"}     # given days, and the log's start
 
 
@@ -352,7 +352,7 @@ def test_small_places_are_among_the_others(whole):
                               previous_buyers=[20, 10, 9, 2], share=.25, change=.1)).astype({"net_cents": "Int64",
                                                                                              "previous_net_cents": "Int64",
                                                                                              "buyers": "Int64", "previous_buyers": "Int64"})
-    shown = segment.folded(table, 5)
+    shown = segment_numbers.folded(table, 5)
     assert shown.store_id.tolist() == ["a", "rest", "total"]   # b joins the rest, which would be 3 and 1 buyers else
     assert shown.net_cents.tolist() == [900, 930, 1830]
 
@@ -375,7 +375,7 @@ def test_a_scope_of_too_few_is_refused(roots):
 
 def test_figures_of_few_members_are_taken_out(roots):
     report = load_segment(roots["whole"], PERIOD, k=30)
-    raw, shown = segment.kpis(report).set_index("name"), segment.key_figures(report).set_index("name")
+    raw, shown = segment_numbers.kpis(report).set_index("name"), segment_numbers.key_figures(report).set_index("name")
     few = [n for n in raw.index if pd.notna(raw.value[n]) and pd.isna(shown.value[n])]
     assert "new_members" in few and "member_sales_cents" not in few   # 2 to 29 joined; more than 30 bought
     assert 0 < raw.value["new_members"] < 30
@@ -425,8 +425,8 @@ def test_a_chinese_page_has_no_english_sentence(reports, undrawn):
 
 def test_sentences_carry_the_numbers_of_the_tables(whole):
     page = text_of(segment.show_summary(whole))
-    sold, change = (segment.kpis(whole).set_index("name")[c]["member_sales_cents"] for c in ("value", "change"))
-    rows = segment.bridge(whole).set_index("movement").members
+    sold, change = (segment_numbers.kpis(whole).set_index("name")[c]["member_sales_cents"] for c in ("value", "change"))
+    rows = segment_numbers.bridge(whole).set_index("movement").members
     assert f"{sold / 100:,.0f}" in page and f"{abs(change):.1%}" in page.replace("\u00a0", " ")
     assert f"{rows['opening']:,} members" in page and str(rows["closing"]) in page
 
@@ -436,7 +436,7 @@ def test_the_target_comes_first(whole):
     heads = re.findall(r"<th(?: [^>]*)?>(.*?)</th>", page)
     assert heads[:4] == ["Metric", "This period", "Target", "Attainment"] and "Year on year (lunar)" in heads
     assert page.count('class="light') == 1
-    table = segment.places(whole)["channel"]
+    table = segment_numbers.places(whole)["channel"]
     assert table.gap_cents.is_monotonic_increasing and set(table.target_cents) == {500000, 900000}
 
 

@@ -21,6 +21,7 @@ import sys
 import time
 from contextlib import suppress
 from datetime import datetime, timezone
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version as installed_version
 from pathlib import Path
 from typing import NamedTuple
@@ -285,9 +286,9 @@ def _produce(job, progress, extra) -> dict:
 # %% ../../nbs/reports_pkg/03_runner.ipynb #0f350281
 def _need_extra():
     "Say how to get what running a report needs, if it is missing."
-    try: import ipykernel, jinja2, nbconvert, papermill  # noqa: F401
-    except ImportError as e:
-        raise MemtagError(f"Running a report needs {e.name}: pip install 'memtag_research[reports]'.") from None
+    for name in ("ipykernel", "jinja2", "nbconvert", "papermill"):
+        try: import_module(name)
+        except ImportError as e: raise MemtagError(f"Running a report needs {e.name}: pip install 'memtag_research[reports]'.") from None
 
 def _list_again(job):
     "Renew the index; the report itself is served by now."
