@@ -14,7 +14,7 @@
 - `memtag_research.measures.lifecycle`: Where each member stands at a date, and who moved between two dates
 - `memtag_research.measures.metrics`: One definition, one function and one label each; what cannot be computed says why
 - `memtag_research.measures.periods`: A month, quarter, ISO week, year or range of days, and the periods it is compared with
-- `memtag_research.measures.rfm`: How recently, how often and for how much each member bought, as of a date; scores, classes, segments, migration
+- `memtag_research.measures.rfm`: How recently, how often and for how much each member bought; scores, classes, segments, migration
 - `memtag_research.measures.sales`: Why member sales changed, split over four factors to the cent, and where they were made
 - `memtag_research.reports.page`: Key figures, tables, pictures, definitions and checks that every report lays out alike.
 - `memtag_research.reports.parameters`: A report's parameters are read from its notebook and checked before anything starts.

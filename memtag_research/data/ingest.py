@@ -239,6 +239,27 @@ def _finished(kept, table, config):
     return kept.select(*order)
 
 # %% ../../nbs/data/06_ingest.ipynb #74b56267
+def _extra(table, spec):
+    "Columns of the user's own; `_check_mapping` saw that each has a type."
+    return set(spec["columns"]) - set(contract(table).columns)
+
+def _nothing_left(table, read, dropped, paths):
+    names = ", ".join(p.name for p in paths)
+    if not read: return [Failure(table, "", f"has no rows: {names} holds a header only", advice="Was the export cut off?")]
+    if read == sum(dropped.values()):
+        return [Failure(table, "", "every row was dropped", read, tuple(dropped), "Look at the rules under `drop`.")]
+    return []
+
+@contextmanager
+def _reading(paths):
+    "What an engine says while it reads a file, without the line that it quotes."
+    try: yield
+    except duckdb.ConversionException:
+        raise DefinitionError("an SQL expression of the mapping met a value that it cannot convert; write "
+                              "TRY_CAST(column AS type), which is null for such a value.") from None
+    except duckdb.Error as e: raise unreadable(paths[0], e, "csv") from None
+
+# %% ../../nbs/data/06_ingest.ipynb #313bc618
 @dataclass(frozen=True)
 class TableReport:
     "What ingest did with one table."
@@ -266,26 +287,6 @@ def _ingest_table(con, table, spec, config, root, folder):
     failures += check_table(con.read_parquet(folder / f"{table}.parquet"), table, extra=_extra(table, spec))
     staged_path.unlink()
     return TableReport(read, dropped, read - sum(dropped.values())), failures
-
-def _extra(table, spec):
-    "Columns of the user's own; `_check_mapping` saw that each has a type."
-    return set(spec["columns"]) - set(contract(table).columns)
-
-def _nothing_left(table, read, dropped, paths):
-    names = ", ".join(p.name for p in paths)
-    if not read: return [Failure(table, "", f"has no rows: {names} holds a header only", advice="Was the export cut off?")]
-    if read == sum(dropped.values()):
-        return [Failure(table, "", "every row was dropped", read, tuple(dropped), "Look at the rules under `drop`.")]
-    return []
-
-@contextmanager
-def _reading(paths):
-    "What an engine says while it reads a file, without the line that it quotes."
-    try: yield
-    except duckdb.ConversionException:
-        raise DefinitionError("an SQL expression of the mapping met a value that it cannot convert; write "
-                              "TRY_CAST(column AS type), which is null for such a value.") from None
-    except duckdb.Error as e: raise unreadable(paths[0], e, "csv") from None
 
 # %% ../../nbs/data/06_ingest.ipynb #577e2bfd
 @contextmanager
@@ -368,6 +369,7 @@ def _build(con, config, root, folder):
         log = {"start": str(days.start)[:10], "end": str(days.end)[:10]}
     return {"tables": {n: vars(t) for n, t in tables.items()}, "log": log}
 
+# %% ../../nbs/data/06_ingest.ipynb #2a583b87
 def ingest(
     root: str | Path = ".",  # workspace folder
     force: bool = False,     # even when nothing changed

@@ -26,6 +26,17 @@ from .contracts import contracts
 from .engine import connect
 
 # %% ../../nbs/data/04_workspace.ipynb #fbf56563
+def _check(holds, message):
+    if not holds: raise DefinitionError(message)
+
+def _minutes(text):
+    "Minutes after midnight of a text such as 04:00; None where it is none."
+    hours, _, minutes = str(text).partition(":")
+    if not (hours.isdigit() and minutes.isdigit() and len(minutes) == 2): return None
+    total = 60 * int(hours) + int(minutes)
+    return total if total < 24 * 60 and int(minutes) < 60 else None
+
+# %% ../../nbs/data/04_workspace.ipynb #c458a3f4
 @dataclass(frozen=True)
 class Config:
     "The settings of `memtag.yaml`."
@@ -58,15 +69,6 @@ class Config:
     @property
     def day_start_minutes(self) -> int: return _minutes(self.day_starts_at)
 
-def _check(holds, message):
-    if not holds: raise DefinitionError(message)
-
-def _minutes(text):
-    hours, _, minutes = str(text).partition(":")
-    if not (hours.isdigit() and minutes.isdigit() and len(minutes) == 2): return None
-    total = 60 * int(hours) + int(minutes)
-    return total if total < 24 * 60 and int(minutes) < 60 else None
-
 # %% ../../nbs/data/04_workspace.ipynb #2380c5a0
 def read_config(
     root: str | Path,  # a workspace folder
@@ -88,6 +90,18 @@ def read_config(
 # %% ../../nbs/data/04_workspace.ipynb #99833339
 GRAINS = ("orders", "member_days")  # derived from order_lines at ingest
 
+def _no_table(ws, name):
+    every = [*contracts(), *GRAINS]
+    if name not in every: raise DefinitionError(f"there is no table {name!r}.{did_you_mean(name, every)}")
+    raise NotComputable(f"the workspace {ws.config.name!r} has no table {name}. Map it under `sources` in memtag.yaml "
+                        f"and run memtag ingest. It has: {', '.join(ws.tables())}.")
+
+def _log_day(ws, which):
+    day = ws.manifest["log"][which]
+    if day is None: raise NotComputable(f"the workspace {ws.config.name!r} has no order_lines, so no log of purchases.")
+    return date.fromisoformat(day)
+
+# %% ../../nbs/data/04_workspace.ipynb #771ab2dd
 @dataclass(frozen=True)
 class Workspace:
     "An opened workspace: configuration, engine, tables."
@@ -107,32 +121,20 @@ class Workspace:
         if not path.is_file(): raise NotComputable(f"{self.root} has no data yet. Run: memtag ingest -w {self.root}")
         return json.loads(path.read_text(encoding="utf-8"))
 
-    def tables(self) -> list[str]:
-        "Names of the tables that are there, derived grains included."
-        return list(self.manifest["tables"])
+    def tables(self) -> list[str]: "Names of the tables that are there, grains included."; return list(self.manifest["tables"])
 
-    def has(self, name: str) -> bool:
-        "Whether a table is there."
-        return name in self.manifest["tables"]
+    def has(self, name: str) -> bool: "Whether a table is there."; return name in self.manifest["tables"]
 
     def table(self, name: str) -> ibis.Table:
         "A table by name."
-        if self.has(name):
-            return self.con.read_parquet(self.folder / f"{name}.parquet", table_name=f"{name}_{self.fingerprint[:12]}")
-        every = [*contracts(), *GRAINS]
-        if name not in every: raise DefinitionError(f"there is no table {name!r}.{did_you_mean(name, every)}")
-        raise NotComputable(f"the workspace {self.config.name!r} has no table {name}. Map it under `sources` in memtag.yaml "
-                            f"and run memtag ingest. It has: {', '.join(self.tables())}.")
+        if not self.has(name): _no_table(self, name)
+        return self.con.read_parquet(self.folder / f"{name}.parquet", table_name=f"{name}_{self.fingerprint[:12]}")
 
     @property
-    def log_start(self) -> date: return self._log_day("start")
-    @property
-    def log_end(self) -> date: return self._log_day("end")
+    def log_start(self) -> date: "First local date of order lines."; return _log_day(self, "start")
 
-    def _log_day(self, which):
-        day = self.manifest["log"][which]
-        if day is None: raise NotComputable(f"the workspace {self.config.name!r} has no order_lines, so no log of purchases.")
-        return date.fromisoformat(day)
+    @property
+    def log_end(self) -> date: "Last local date of order lines."; return _log_day(self, "end")
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,4 +1,4 @@
-"""How recently, how often and for how much each member bought, as of a date; scores, classes, segments, migration
+"""How recently, how often and for how much each member bought; scores, classes, segments, migration
 
 In goes the grain `member_days` (or any table, frame or Parquet file of that shape) and an exclusive local date
 `as_of`; out comes one row a member. Money is in cents, days are local days, `recency_days` is
