@@ -59,6 +59,7 @@ FROM summary, cuts
 def _duckdb(memory):
     import duckdb
     con = duckdb.connect(config={"memory_limit": memory, "temp_directory": os.environ["SPILL"]})
+    con.execute("SET enable_progress_bar = false")
     return con
 
 

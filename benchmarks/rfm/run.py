@@ -108,6 +108,7 @@ def _check(road, folder):
     query = (f"SELECT (SELECT count(*) FROM ({wanted} EXCEPT {found})), (SELECT count(*) FROM ({found} EXCEPT {wanted})), "
              f"(SELECT count(*) FROM ({found})), (SELECT count(*) FROM ({wanted}))")
     code = (f"import duckdb; con = duckdb.connect(config={{'memory_limit': '6GB', 'temp_directory': {str(folder / 'spill')!r}}});"
+            "con.execute('SET enable_progress_bar = false');"
             f"print(*con.sql({query!r}).fetchone())")
     missing, extra, rows, wanted_rows = map(int, subprocess.run(
         [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True).stdout.split())
