@@ -26,6 +26,9 @@ def _explain(error, debug):
     if debug: raise error
     if isinstance(error, MemtagError): text, code = str(error), error.exit_code
     elif isinstance(error, KeyboardInterrupt): text, code = "stopped.", 130
+    elif isinstance(error, BrokenPipeError):   # the reader (`| head`) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     else: text, code = f"failed with {type(error).__name__}. Run again with --debug to see where (it may show values of members).", 1
     click.echo(click.style("memtag: ", fg="red", bold=True, reset=True) + text, err=True)
     return code
@@ -137,13 +140,18 @@ def metrics(root, period, lang, scope, out):
 @_workspace_option
 @click.option("--as-of", required=True, metavar="DATE", help="Exclusive end of what is known: 2018-01-01 includes 31 December.")
 @click.option("--out", required=True, metavar="FILE", help=".csv, .parquet or .xlsx; holds member ids.")
-def rfm(root, as_of, out):
-    "Write RFM of every member: measures, scores, value class, segment."
+@click.option("--window-days", type=int, help="Count orders and money of the last so many days only (the segment report: see its page).")
+def rfm(root, as_of, out, window_days):
+    "Write RFM of every member: measures, scores, value class, segment; times on the workspace's clock."
     from memtag_research.data.engine import to_frame
     from memtag_research.data.workspace import open_workspace
     from memtag_research.measures.rfm import rfm_class, rfm_score, rfm_segment, rfm_summary
-    summary = rfm_summary(open_workspace(root).table("member_days"), as_of)
-    _write(to_frame(rfm_segment(rfm_class(rfm_score(summary)))).sort_values("member_id"), out)
+    ws = open_workspace(root)
+    table = to_frame(rfm_segment(rfm_class(rfm_score(rfm_summary(ws.table("member_days"), as_of, window_days)))))
+    for moment in ("first_at", "last_at"):
+        table[moment] = table[moment].dt.tz_localize("UTC").dt.tz_convert(ws.config.zone)
+        if Path(out).suffix.lower() == ".xlsx": table[moment] = table[moment].dt.tz_localize(None)  # Excel has no zones
+    _write(table.sort_values("member_id"), out)
 
 # %% ../nbs/40_cli.ipynb #da982f75
 @main.group()

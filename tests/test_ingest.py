@@ -102,12 +102,12 @@ def test_business_day_starts_at_four(shop):
 
 
 BAD_ROWS = {
-    "unparseable date": ("4,A3,13999990000,soon,1,1", "ts: cannot be read as timestamp (1 row); first values: 'soon'"),
+    "unparseable date": ("4,A3,13999990000,soon,1,1", "ts: cannot be read as a time (1 row); first values: 'soon'"),
     "mixed dates": ("4,A3,13999990000,07/02/2017 10:00,1,1", "Give their `format`"),
     "zone-aware time": ("4,A3,13999990000,2017-07-02T10:00:00+08:00,1,1", "zone: offset"),
     "blank order id": ("4,  ,13999990000,2017-07-02 10:00:00,1,1", "order_lines.order_id: must not be empty (1 row)"),
     "duplicate key": ("1,A3,13999990000,2017-07-02 10:00:00,1,1", "line_id: must identify one row (2 rows); first values: '1'"),
-    "non-numeric money": ("4,A3,13999990000,2017-07-02 10:00:00,12.5O,1", "net_cents: cannot be read as int64 (1 row); first values: '12.5O'"),
+    "non-numeric money": ("4,A3,13999990000,2017-07-02 10:00:00,12.5O,1", "net_cents: cannot be read as an amount of money (1 row); first values: '12.5O'"),
     "no money": ("4,A3,13999990000,2017-07-02 10:00:00,,1", "order_lines.net_cents: must not be empty (1 row)"),
     "two members in one order": ("4,A1,13999990000,2017-07-01 10:00:00,1,1", "lines of one order must share one member"),
     "one order on two days": ("4,A1,13812345678,2017-07-03 10:00:00,1,1", "lines of one order must share one local date"),
@@ -128,6 +128,44 @@ def test_every_broken_rule_at_once(shop):
     text = refused(shop)
     for part in ("ts: cannot be read", "net_cents: cannot be read", "line_id: must not be empty", "line_id: must identify one row"):
         assert part in text
+
+
+@pytest.mark.parametrize("column", ["ts: paid_at", "quantity: pieces", "net_cents: amount"])
+def test_an_id_mapped_to_the_wrong_column_stays_masked(shop, column):
+    (shop / "memtag.yaml").write_text(MAPPING.replace(column, column.split(":")[0] + ": phone"))
+    put(shop, [*GOOD, "4,A3,A3999990000,2017-07-02 10:00:00,1,1"])
+    assert "A3999990000" not in refused(shop)
+
+
+def test_an_undeclared_delimiter_shows_no_row(shop):
+    (shop / "orders.csv").write_text("\n".join(r.replace(",", ";") for r in [HEADER, *GOOD, "4;A3;13999990000;2017-07-02 10:00:00;1,5;1"]))
+    assert "Write `delimiter: ';'`" in refused(shop, (DefinitionError, ContractError))
+
+
+def test_a_decimal_comma_is_no_encoding_fault(shop):
+    put(shop, [*GOOD, "4,A3,x,2017-07-02 10:00:00,12,50,1"])
+    text = refused(shop)
+    assert "orders.csv, line 5: has a line of 7 fields where the header has 6" in text and "UTF-8" not in text
+
+
+def test_the_same_file_twice(shop):
+    shutil.copy(shop / "orders.csv", shop / "orders_again.csv")
+    (shop / "memtag.yaml").write_text(MAPPING.replace("orders.csv", '"orders*.csv"'))
+    assert "has the same content as orders.csv" in refused(shop)
+
+
+def test_types_that_do_not_go_together_are_named(shop):
+    (shop / "memtag.yaml").write_text(MAPPING.replace("{value: sale}", "{cases: [{when: 'amount < 0', is: return}], else: sale}"))
+    text = refused(shop, DefinitionError)
+    assert "columns.line_kind" in text and "TRY_CAST" in text
+
+
+def test_returns_of_unknown_orders_are_counted(shop):
+    kinds = "{cases: [{when: \"amount LIKE '-%'\", is: return}], else: sale}\n      original_order_id: {sql: \"CASE WHEN amount LIKE '-%' THEN 'A9' END\"}"
+    (shop / "memtag.yaml").write_text(MAPPING.replace("{value: sale}", kinds))
+    put(shop, [*GOOD, "4,R1,13812345678,2017-07-02 10:00:00,-1,1"])
+    report = ingest(shop)
+    assert report.notes and report.notes[0].startswith("1 returns refer to an order that is not there") and "note: 1 returns" in str(report)
 
 
 def test_personal_values_are_masked(shop):

@@ -145,7 +145,8 @@ def _groups(table, spec):
         advice = "Remove the copies, or map a key that tells them apart."
         yield from _repeated(table, spec, spec.key, "must identify one row", advice)
     if spec.name == "order_lines":
-        advice = "If tills count from one every day, map order_id from store, date and number: `[store, date, number]`."
+        advice = ("If tills count from one every day, make order_id of store, day and number, and original_order_id alike, such as "
+                  "{sql: store || '/' || left(time, 10) || '/' || number}.")
         yield from _repeated(table, spec, ["order_id"], "lines of one order must share one member", advice, ["member_id"])
         yield from _repeated(table, spec, ["order_id"], "lines of one order must share one local date", advice, ["local_date"])
 

@@ -31,8 +31,8 @@ import sqlglot
 from sqlglot import exp
 
 import memtag_research.data
-from ..core import ContractError, DefinitionError, Failure, MemtagError, did_you_mean
-from .contracts import MONEY_KINDS, Column, check_table, contract
+from ..core import ContractError, DefinitionError, Failure, MemtagError, did_you_mean, mask
+from .contracts import MONEY_KINDS, ORDER_KINDS, Column, check_table, contract
 from .engine import ISO_FORMATS, OFFSET, connect, read_times, to_local, to_utc, total
 from .grains import member_days_grain, orders_grain
 from .sources import find_files, read_source, sha256_of, unreadable
@@ -45,7 +45,8 @@ _COLUMN_KEYS = ("from", "sql", "value", "cases", "else", "zone", "format", "unit
 def _check_keys(given, allowed, where):
     if not isinstance(given, dict): raise DefinitionError(f"{where} must be a mapping, not {given!r}.")
     for key in given:
-        if key not in allowed: raise DefinitionError(f"{where}: there is no key {key!r}.{did_you_mean(key, allowed)}")
+        if key not in allowed:
+            raise DefinitionError(f"{where}: there is no key {key!r}.{did_you_mean(key, allowed)} The keys are: {', '.join(allowed)}.")
 
 def _check_sql(text, columns, where):
     "One expression over known columns; returns it as written."
@@ -65,8 +66,10 @@ def _text(value): return "'" + str(value).replace("'", "''") + "'"
 
 def _quoted(name, columns, where):
     if name in columns: return '"' + name.replace('"', '""') + '"'
-    raise DefinitionError(f"{where}: the source has no column {name!r}.{did_you_mean(name, columns)} "
-                          f"It has: {', '.join(c for c in columns if c != '_row')}.")
+    names = [c for c in columns if c != "_row"]
+    mark = next((m for m in (";", "\t", "|") if any(m in c for c in names)), None)
+    if mark: raise DefinitionError(f"{where}: the header is not split into columns. Write `delimiter: {mark!r}` beside `files`.")
+    raise DefinitionError(f"{where}: the source has no column {name!r}.{did_you_mean(name, names)} It has: {', '.join(names)}.")
 
 def _column_sql(spec, columns, where):
     "(SQL, settings) of one mapped column."
@@ -171,6 +174,14 @@ def _reasons(rules, columns, where):
     return f"CASE {whens} ELSE NULL END" if whens else "NULL::VARCHAR"
 
 # %% ../../nbs/data/06_ingest.ipynb #111e8000
+def _unbound(raw, view, mapped, reason, where):
+    "Name the expression whose types do not go together."
+    for name, sql in [*((f"columns.{n}", s) for n, (s, _) in mapped.items()), ("drop", reason)]:
+        try: raw.sql(f"SELECT {sql} AS x FROM {view}")
+        except duckdb.BinderException:
+            return DefinitionError(f"{where}.{name}: the types in {sql} do not go together. Columns of a CSV file are text: "
+                                   "write TRY_CAST(column AS DOUBLE) where you compare or compute.")
+
 def _stage(con, raw, table, spec, config, file_number):
     "Typed columns, `_reason`, and `_bad_<column>` with the source text of unreadable values."
     where, columns = f"sources.{table}", raw.columns
@@ -179,7 +190,9 @@ def _stage(con, raw, table, spec, config, file_number):
     selected = ", ".join(f"{sql} AS \"m_{name}\"" for name, (sql, _) in mapped.items())
     reason = _reasons(spec.get("drop", []), columns, where)
     view = ibis.util.gen_name("raw")
-    staged = raw.alias(view).sql(f'SELECT {selected}, {reason} AS "_reason", "_row" FROM {view}')
+    raw = raw.alias(view)
+    try: staged = raw.sql(f'SELECT {selected}, {reason} AS "_reason", "_row" FROM {view}')
+    except duckdb.BinderException: raise _unbound(raw, view, mapped, reason, where) from None
     out, bad = {}, {}
     for name, (_, how) in mapped.items():
         value, column = staged[f"m_{name}"], declared.get(name) or Column(name, how.get("type", "string"))
@@ -205,7 +218,7 @@ def _advice(column, values, how):
 
 def _unreadable_values(staged, table, spec):
     "Failures of values that could not be read, in columns that do not say `on_error: drop`."
-    kept = staged.filter(staged._reason.isnull())
+    kept, personal = staged.filter(staged._reason.isnull()), _personal_sources(table, spec)
     names = [c.removeprefix("_bad_") for c in staged.columns if c.startswith("_bad_")]
     if not names: return
     counts = kept.aggregate(**{n: kept[f"_bad_{n}"].count() for n in names}).execute().iloc[0]
@@ -214,8 +227,21 @@ def _unreadable_values(staged, table, spec):
         if not counts[name] or how.get("on_error") == "drop": continue
         column = contract(table).columns.get(name) or Column(name, how.get("type", "string"))
         values = kept.filter(kept[f"_bad_{name}"].notnull()).limit(3).execute()[f"_bad_{name}"].tolist()
-        yield Failure(table, name, f"cannot be read as {column.type}", int(counts[name]), tuple(map(column.show, values)),
+        hidden = any(p in str(spec["columns"][name]) for p in personal)   # an id that was mapped to the wrong column
+        seen = tuple(dict.fromkeys(map(mask if hidden else column.show, values)))
+        yield Failure(table, name, f"cannot be read as {_word(column)}", int(counts[name]), seen,
                       _advice(column, values, how))
+
+_WORDS = {"int64": "a whole number", "decimal(18, 3)": "a number", "float64": "a number", "timestamp": "a time", "date": "a date"}
+
+def _word(column): return "an amount of money" if column.unit == "cents" else _WORDS.get(column.type, column.type)
+
+def _personal_sources(table, spec):
+    "Source columns that hold personal values, by what this table maps them to."
+    declared = contract(table).columns
+    found = {how if isinstance(how, str) else how.get("from") if isinstance(how, dict) else None
+             for name, how in spec["columns"].items() if name not in declared or declared[name].privacy != "public"}
+    return found - {None}
 
 # %% ../../nbs/data/06_ingest.ipynb #ca3291c8
 def _with_unreadable_dropped(staged, spec):
@@ -243,6 +269,15 @@ def _extra(table, spec):
     "Columns of the user's own; `_check_mapping` saw that each has a type."
     return set(spec["columns"]) - set(contract(table).columns)
 
+def _check_twice(paths):
+    "The same export under two names would count everything twice."
+    seen = {}
+    for path in paths:
+        first = seen.setdefault(sha256_of(path), path)
+        if first != path:
+            twice = Failure(path.name, "", f"has the same content as {first.name}", advice="Remove one, or name the files one by one.")
+            raise ContractError("a source is there twice, nothing was written:", [twice])
+
 def _nothing_left(table, read, dropped, paths):
     names = ", ".join(p.name for p in paths)
     if not read: return [Failure(table, "", f"has no rows: {names} holds a header only", advice="Was the export cut off?")]
@@ -251,13 +286,14 @@ def _nothing_left(table, read, dropped, paths):
     return []
 
 @contextmanager
-def _reading(paths):
+def _reading(paths, delimiter):
     "What an engine says while it reads a file, without the line that it quotes."
     try: yield
     except duckdb.ConversionException:
         raise DefinitionError("an SQL expression of the mapping met a value that it cannot convert; write "
                               "TRY_CAST(column AS type), which is null for such a value.") from None
-    except duckdb.Error as e: raise unreadable(paths[0], e, "csv") from None
+    except duckdb.Error as e:
+        raise next((x for p in paths if "fields" in str(x := unreadable(p, e, "csv", delimiter))), unreadable(paths[0], e, "csv")) from None
 
 # %% ../../nbs/data/06_ingest.ipynb #313bc618
 @dataclass(frozen=True)
@@ -271,12 +307,13 @@ def _ingest_table(con, table, spec, config, root, folder):
     "Files → one canonical Parquet file; returns its report."
     staged_path = folder / f"_{table}.parquet"
     paths = find_files(spec.get("files"), root)
+    _check_twice(paths)
     stages = []
     for number, path in enumerate(paths, 1):
         raw = _one_row_per(read_source(con, path, spec), spec, f"sources.{table}")
         raw = _joined(con, raw, spec, root, f"sources.{table}")
         stages.append(_stage(con, raw, table, spec, config, number))
-    with _reading(paths): con.to_parquet(ibis.union(*stages) if len(stages) > 1 else stages[0], staged_path)
+    with _reading(paths, spec.get("delimiter", ",")): con.to_parquet(ibis.union(*stages) if len(stages) > 1 else stages[0], staged_path)
     staged = _with_unreadable_dropped(con.read_parquet(staged_path), spec)
     reasons = staged.group_by("_reason").agg(n=staged.count()).execute()
     dropped = {r: int(n) for r, n in zip(reasons._reason, reasons.n) if isinstance(r, str)}
@@ -284,7 +321,9 @@ def _ingest_table(con, table, spec, config, root, folder):
     failures = _nothing_left(table, read, dropped, paths) or list(_unreadable_values(staged, table, spec))
     kept = staged.filter(staged._reason.isnull()).drop("_reason", *[c for c in staged.columns if c.startswith("_bad_")])
     con.to_parquet(_finished(kept, table, config), folder / f"{table}.parquet")
-    failures += check_table(con.read_parquet(folder / f"{table}.parquet"), table, extra=_extra(table, spec))
+    told = {f.column for f in failures} | ({"local_date"} if any(f.column == contract(table).time for f in failures) else set())
+    failures += [f for f in check_table(con.read_parquet(folder / f"{table}.parquet"), table, extra=_extra(table, spec))
+                 if f.column not in told or "empty" not in f.rule]   # an unreadable value is empty only because of that
     staged_path.unlink()
     return TableReport(read, dropped, read - sum(dropped.values())), failures
 
@@ -337,6 +376,7 @@ class IngestReport:
     log: tuple        # first and last local date of order lines, or (None, None)
     unchanged: bool   # nothing to do: same sources, mapping and code
     seconds: float
+    notes: tuple = () # what was kept and is worth a look
 
     def __str__(self):
         head = "Nothing changed since the last ingest." if self.unchanged else f"Ingested in {self.seconds:.1f} s."
@@ -344,16 +384,17 @@ class IngestReport:
                 "".join(f"\n{'':<14}{n:>14,} dropped: {reason}" for reason, n in sorted(t.dropped.items()))
                 for name, t in self.tables.items()]
         days = [f"{'purchases from':<14} {self.log[0]} to {self.log[1]}"] if self.log[0] else []
-        return "\n".join([head, *rows, *days])
+        return "\n".join([head, *rows, *days, *(f"note: {n}" for n in self.notes)])
 
 def _report_of(manifest, unchanged, seconds):
     tables = {n: TableReport(**t) for n, t in manifest["tables"].items()}
-    return IngestReport(tables, (manifest["log"]["start"], manifest["log"]["end"]), unchanged, seconds)
+    log = (manifest["log"]["start"], manifest["log"]["end"])
+    return IngestReport(tables, log, unchanged, seconds, tuple(manifest["notes"]))
 
 # %% ../../nbs/data/06_ingest.ipynb #ffb59878
 def _build(con, config, root, folder):
     "All tables and grains into a folder; a ContractError with every broken rule of every table."
-    tables, failures, log = {}, [], {"start": None, "end": None}
+    tables, failures, notes, log = {}, [], [], {"start": None, "end": None}
     for table, spec in config.sources.items():
         tables[table], broken = _ingest_table(con, table, spec, config, root, folder)
         failures += broken
@@ -367,7 +408,16 @@ def _build(con, config, root, folder):
             tables[name] = TableReport(rows, {}, rows)
         days = lines.aggregate(start=lines.local_date.min(), end=lines.local_date.max()).execute().iloc[0]
         log = {"start": str(days.start)[:10], "end": str(days.end)[:10]}
-    return {"tables": {n: vars(t) for n, t in tables.items()}, "log": log}
+        if lost := _lost_references(lines): notes.append(f"{lost:,} returns refer to an order that is not there: they reduce money, "
+                                                         "and cancel no order")
+    return {"tables": {n: vars(t) for n, t in tables.items()}, "log": log, "notes": notes}
+
+def _lost_references(lines):
+    "Return lines whose `original_order_id` is no order number of these data."
+    if "original_order_id" not in lines.columns: return 0
+    back = lines.filter(lines.line_kind == "return", lines.original_order_id.notnull())
+    sold = lines.filter(lines.line_kind.isin(ORDER_KINDS)).select("order_id").distinct()
+    return int(back.anti_join(sold, back.original_order_id == sold.order_id).count().execute())
 
 # %% ../../nbs/data/06_ingest.ipynb #2a583b87
 def ingest(

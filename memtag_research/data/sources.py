@@ -11,6 +11,7 @@ is relative to the workspace, may hold `*` and `$VARIABLES`, or names a file ins
 __all__ = ['FORMATS', 'find_files', 'unreadable', 'read_source', 'sha256_of']
 
 # %% ../../nbs/data/05_sources.ipynb #805f127b
+import csv
 import hashlib
 import importlib.util
 import os
@@ -64,22 +65,36 @@ def _reader(con, path, kind, options):
         return con.read_csv(path, columns={"line": "VARCHAR"}, delim="\x01", quote="", escape="", header=False, auto_detect=False)
     comma = "\t" if path.suffix.lower() == ".tsv" else ","
     named = {"delim": options.get("delimiter", comma), "encoding": options.get("encoding"), "quotechar": options.get("quote")}
-    return con.read_csv(path, all_varchar=True, header=True, **{k: v for k, v in named.items() if v is not None})
+    return con.read_csv(path, all_varchar=True, header=True, skip=0, **{k: v for k, v in named.items() if v is not None})
+
+def _uneven(path, delimiter):
+    "Line and rule of the first row whose fields are not as many as the header's; None where all are."
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as f:
+            rows = csv.reader(f, delimiter=delimiter)
+            wanted = len(next(rows))
+            return next(((rows.line_num, f"has a line of {len(row)} fields where the header has {wanted}")
+                         for row in rows if row and len(row) != wanted), None)
+    except (UnicodeDecodeError, csv.Error, StopIteration): return None
 
 def unreadable(
     path: Path,        # the file that was read
     error: Exception,  # what the engine said
     kind: str,         # parquet, csv or lines
+    delimiter: str = ",",  # of a CSV
 ) -> Exception:        # to raise instead
     "A reading error without the line that it quotes."
     text = str(error)
-    line = re.search(r"[Ll]ine:?\s+(\d+)", text)
+    line = int(found[1]) if (found := re.search(r"[Ll]ine:?\s+(\d+)", text)) else 0
     if kind == "parquet": rule, advice = "is not a readable Parquet file", "Export it again, or give its `format`."
-    elif "nicode" in text or "utf-8" in text:
+    elif "nvalid unicode" in text or "not utf-8 encoded" in text:
         rule, advice = "is not UTF-8 text", "Save it as UTF-8, or give `encoding: utf-16` or `latin-1`."
+    elif uneven := _uneven(path, delimiter):
+        line, rule = uneven
+        advice = "A comma inside a value needs quotes (12,50 is two fields); or give `delimiter`."
     elif "No space left" in text: return OSError(28, "No space left on device")
     else: rule, advice = "cannot be read as CSV", "Check the delimiter and the quotes, or give `delimiter`."
-    at = f", line {int(line[1]):,}" if line else ""
+    at = f", line {line:,}" if line else ""
     return ContractError("a source cannot be read, nothing was written:", [Failure(path.name + at, "", rule, advice=advice)])
 
 # %% ../../nbs/data/05_sources.ipynb #9ef783f1
@@ -100,7 +115,8 @@ def read_source(
         raw = _reader(con, path, kind, options)
         if kind == "parquet": return raw.rename(_row="file_row_number").mutate(_row=lambda t: t._row + 1)
         return raw.mutate(_row=ibis.row_number() + 1)
-    except (duckdb.Error, UnicodeDecodeError) as e: raise unreadable(path, e, kind) from None
+    except (duckdb.Error, UnicodeDecodeError) as e:
+        raise unreadable(path, e, kind, options.get("delimiter", ",")) from None
 
 # %% ../../nbs/data/05_sources.ipynb #536e6dff
 def sha256_of(

@@ -385,7 +385,8 @@ def _split_table(report):
                           "contribution": split.contribution_cents, "share": split.contribution_cents / split.previous.iloc[-1]})
     columns = (Column("factor", _word(report, "factor"), "text"), Column("previous", _word(report, "previous_period"), "figure"),
                Column("current", _word(report, "this_period"), "figure"),
-               Column("contribution", _word(report, "contribution"), "money"), Column("share", _word(report, "change"), "change"))
+               Column("contribution", _word(report, "contribution"), "money"),
+               Column("share", _word(report, "of_previous_sales"), "change"))
     return Table("sales_decomposed", "", frame, columns, total=True)
 
 def _draw_split(report, split, ax):
