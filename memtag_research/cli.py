@@ -109,7 +109,7 @@ def _book(root, scope):
     from memtag_research.data.workspace import open_workspace
     from memtag_research.measures.metrics import Book
     ws = open_workspace(root)
-    return ws, Book.of(ws, dict(part.split("=", 1) if "=" in part else (part, "") for part in scope.split(",") if part))
+    return ws, Book.of(ws, scope)
 
 def _shown(row, lang, currency):
     "A metric's value by its unit, or the reason for which there is none."
