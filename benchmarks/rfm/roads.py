@@ -59,7 +59,7 @@ FROM summary, cuts
 def _duckdb(memory):
     import duckdb
     con = duckdb.connect(config={"memory_limit": memory, "temp_directory": os.environ["SPILL"]})
-    con.execute("SET enable_progress_bar = false")
+    for setting in ("enable_progress_bar", "preserve_insertion_order"): con.execute(f"SET {setting} = false")
     return con
 
 
@@ -203,7 +203,10 @@ def make_grain(lines, grain, memory):
 def main(road, lines, grain, out, memory):
     work, save = (make_grain if road == "make_grain" else ROADS[road])(lines, grain, memory)
     before, start = os.times(), time.perf_counter()
-    result = work()
+    try: result = work()
+    except Exception as e:
+        if type(e).__name__ != "OutOfMemoryException": raise
+        return print(json.dumps(f"out of memory at memory_limit {memory}"))
     wall, after = time.perf_counter() - start, os.times()
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
