@@ -21,6 +21,7 @@
 - `memtag_research.reports.publish`: Whoever opens a report sees the old one or the new one, whole, whatever happens to the run.
 - `memtag_research.reports.runner`: Parameters in, a published page out, or an error that names the cell.
 - `memtag_research.reports.segment`: What happened to member sales and to the members in a period, answer first.
-- `memtag_research.reports.segment_numbers`: Every figure that the segment report prints, computed once, with no word or picture."""
+- `memtag_research.reports.segment_numbers`: Every figure that the segment report prints, computed once, with no word or picture.
+- `memtag_research.world.parameters`: Everything that is planted, each with a default, in one frozen object"""
 
 __version__ = "0.1.0"
