@@ -1347,4 +1347,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                   'memtag_research.world.parameters.stream': ( 'world/parameters.html#stream',
                                                                                                'memtag_research/world/parameters.py'),
                                                   'memtag_research.world.parameters.to_json': ( 'world/parameters.html#to_json',
-                                                                                                'memtag_research/world/parameters.py')}}}
+                                                                                                'memtag_research/world/parameters.py')},
+            'memtag_research.world.programme': { 'memtag_research.world.programme.assign_tier': ( 'world/programme.html#assign_tier',
+                                                                                                  'memtag_research/world/programme.py')}}}
