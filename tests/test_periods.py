@@ -1,27 +1,12 @@
-"""Periods against the calendar, published lunar new years and hand-worked neighbours."""
+"""Periods against the calendar and hand-worked neighbours."""
 
 from datetime import date, timedelta
 
 import pytest
 
 from memtag_research.core import ParameterError
-from memtag_research.measures.periods import Period, lunar_new_year, parse_period, year_earlier
-
-PUBLISHED_LUNAR_NEW_YEARS = [
-    "2017-01-28", "2018-02-16", "2019-02-05", "2020-01-25", "2021-02-12", "2022-02-01", "2023-01-22", "2024-02-10",
-    "2025-01-29", "2026-02-17", "2030-02-03"]  # public holidays; 2030 as in the Hong Kong Observatory's almanac
-
-
-def test_lunar_new_year_dates():
-    assert [str(lunar_new_year(int(d[:4]))) for d in PUBLISHED_LUNAR_NEW_YEARS] == PUBLISHED_LUNAR_NEW_YEARS
-
-
-def test_lunar_new_years_are_whole_lunar_years_apart():
-    days = [lunar_new_year(y) for y in range(2000, 2051)]
-    assert all(date(d.year, 1, 21) <= d <= date(d.year, 2, 20) for d in days)
-    gaps = [(b - a).days for a, b in zip(days, days[1:], strict=False)]
-    assert set(gaps) <= {353, 354, 355, 383, 384, 385}  # twelve or thirteen lunar months
-    assert abs(sum(gaps) / len(gaps) - 365.25) < .5     # no drift against the sun
+from memtag_research.measures.periods import Period, parse_period, year_earlier
+from memtag_research.world.calendar import lunar_new_year
 
 
 @pytest.mark.parametrize(("text", "start", "last_day", "kind"), [
