@@ -22,7 +22,9 @@
 - `memtag_research.reports.runner`: Parameters in, a published page out, or an error that names the cell.
 - `memtag_research.reports.segment`: What happened to member sales and to the members in a period, answer first.
 - `memtag_research.reports.segment_numbers`: Every figure that the segment report prints, computed once, with no word or picture.
+- `memtag_research.world.baskets`: Products, stores, the lines of every order, how they were paid, and what came back
 - `memtag_research.world.calendar`: Festivals, and how heavy each day of the year is
+- `memtag_research.world.contacts`: Visits, messages, consents, opinions and ids of the people of a block: all that happens beside buying
 - `memtag_research.world.parameters`: Everything that is planted, each with a default, in one frozen object
 - `memtag_research.world.people`: Who is in the programme: how often they would buy, what they like, where they live, who they know
 - `memtag_research.world.purchases`: When people buy, why, and in which tier: purchase process, causes and tiers, step by step through the calendar"""
