@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from memtag_research.core import ContractError, DefinitionError, MemtagError
-from memtag_research.data import ingest as ingest_module
+from memtag_research.data import workspace as workspace_module
 from memtag_research.data.ingest import check_workspace, ingest
 from memtag_research.data.workspace import open_workspace
 
@@ -241,7 +241,7 @@ def test_full_disk(shop, monkeypatch):
     put(shop, [*GOOD, "4,A3,x,2017-07-02 10:00:00,1,1"])
     def full(*_): raise OSError(errno.ENOSPC, "No space left on device")
     with monkeypatch.context() as m:
-        m.setattr(ingest_module, "_swap", full)
+        m.setattr(workspace_module, "_swap", full)
         assert "No space left on device" in refused(shop, MemtagError)
 
 
@@ -270,7 +270,7 @@ def test_read_only_target(shop):
 def test_killed_ingest_leaves_the_old_version(shop):
     put(shop, [f"{n},O{n},m,2017-07-01 10:00:00,1,1" for n in range(200)])
     before = served(shop)
-    script = f"import os\nfrom memtag_research.data import ingest as m\nm._swap = lambda *a: os.kill(os.getpid(), 9)\nm.ingest({str(shop)!r})"
+    script = f"import os\nfrom memtag_research.data import ingest as m, workspace as w\nw._swap = lambda *a: os.kill(os.getpid(), 9)\nm.ingest({str(shop)!r})"
     assert subprocess.run([sys.executable, "-c", script]).returncode == -9
     pd.testing.assert_frame_equal(served(shop), before)
     assert ingest(shop).tables["order_lines"].rows == 200

@@ -11,12 +11,8 @@ that cannot be read is an error with its count and first values, unless its colu
 __all__ = ['TableReport', 'IngestReport', 'ingest', 'check_workspace']
 
 # %% ../../nbs/data/06_ingest.ipynb #0728bfdd
-import fcntl
 import json
-import os
 import re
-import secrets
-import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +32,7 @@ from .contracts import MONEY_KINDS, ORDER_KINDS, Column, check_table, contract
 from .engine import ISO_FORMATS, OFFSET, connect, read_times, to_local, to_utc, total
 from .grains import member_days_grain, orders_grain
 from .sources import find_files, read_source, sha256_of, unreadable
-from .workspace import GRAINS, read_config
+from .workspace import GRAINS, read_config, write_version, writing
 
 # %% ../../nbs/data/06_ingest.ipynb #937561d7
 _SOURCE_KEYS = ("files", "format", "delimiter", "encoding", "quote", "columns", "drop", "join", "one_row_per")
@@ -328,24 +324,6 @@ def _ingest_table(con, table, spec, config, root, folder):
     return TableReport(read, dropped, read - sum(dropped.values())), failures
 
 # %% ../../nbs/data/06_ingest.ipynb #577e2bfd
-@contextmanager
-def _locked(data):
-    with open(data / ".lock", "w") as f:
-        try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MemtagError("another ingest of this workspace is running; try again when it is done.") from None
-        yield
-
-def _swap(data, new, version):
-    "Make a finished folder the current one; the version before it stays for readers that have it open."
-    target, link = data / version, data / f".link-{secrets.token_hex(4)}"
-    new.rename(target)
-    link.symlink_to(target.name)
-    before = (data / "current").resolve().name if (data / "current").is_symlink() else ""
-    os.replace(link, data / "current")
-    for old in data.glob("v-*"):
-        if old.name not in (before, version): shutil.rmtree(old, ignore_errors=True)
-
 def _source_hash(config_text, config, root):
     "sha256 over the bytes of every source, the mapping, and the code that reads them."
     specs = [s for spec in config.sources.values() for s in (spec, *spec.get("join", []))]
@@ -420,6 +398,13 @@ def _lost_references(lines):
     return int(back.anti_join(sold, back.original_order_id == sold.order_id).count().execute())
 
 # %% ../../nbs/data/06_ingest.ipynb #2a583b87
+def _simulated(config, root):
+    "The manifest of a simulated programme, which has tables and no sources; None for all others."
+    current = root / "data" / "current" / "manifest.json"
+    if config.sources or not current.is_file(): return None
+    manifest = json.loads(current.read_text(encoding="utf-8"))
+    return manifest if "simulated" in manifest else None
+
 def ingest(
     root: str | Path = ".",  # workspace folder
     force: bool = False,     # even when nothing changed
@@ -428,31 +413,15 @@ def ingest(
     "Read all sources of a workspace into canonical tables and grains, whole or not at all."
     root, began = Path(root).resolve(), time.monotonic()
     config = read_config(root)
+    if made := _simulated(config, root): return _report_of(made, True, 0.0)
     _check_mapping(config)
     version = _source_hash((root / "memtag.yaml").read_text(encoding="utf-8"), config, root)
-    data = root / "data"
-    try:
-        data.mkdir(mode=0o700, exist_ok=True)
-        with _locked(data):
-            current = data / "current" / "manifest.json"
-            if current.is_file() and not force and (m := json.loads(current.read_text()))["sha256"] == version:
-                return _report_of(m, True, 0.0)
-            manifest = _build_and_swap(config, root, data, version, memory_limit)
-    except OSError as e: raise MemtagError(f"cannot write to {data}: {e.strerror or e}. Nothing was changed.") from e
+    with writing(root) as data:
+        current = data / "current" / "manifest.json"
+        if current.is_file() and not force and (m := json.loads(current.read_text()))["sha256"] == version:
+            return _report_of(m, True, 0.0)
+        manifest = write_version(data, version, lambda folder: _build(connect(memory_limit=memory_limit), config, root, folder))
     return _report_of(manifest, False, time.monotonic() - began)
-
-def _build_and_swap(config, root, data, version, memory_limit):
-    for left in data.glob(".new-*"): shutil.rmtree(left, ignore_errors=True)  # of a killed run
-    folder = data / f".new-{secrets.token_hex(4)}"
-    folder.mkdir(mode=0o700)
-    try:
-        manifest = {**_build(connect(memory_limit=memory_limit), config, root, folder), "sha256": version}
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        _swap(data, folder, f"v-{version[:12]}-{secrets.token_hex(2)}")
-        return manifest
-    except duckdb.IOException as e:
-        raise MemtagError(f"cannot write to {data}: {str(e).splitlines()[0]}. Nothing was changed.") from None
-    finally: shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/data/06_ingest.ipynb #273fc6c9
 def check_workspace(
@@ -461,7 +430,7 @@ def check_workspace(
     "Every broken rule of every table of a workspace."
     failures = []
     for name in ws.tables():
-        if name not in GRAINS: failures += check_table(ws.table(name), name, extra=_extra(name, ws.config.sources[name]))
+        if name not in GRAINS: failures += check_table(ws.table(name), name, extra=_extra(name, ws.config.sources.get(name, {})))
     if not ws.has("order_lines") or failures: return failures
     lines, days = ws.table("order_lines"), ws.table("member_days")
     mine = lines.filter(lines.member_id.notnull(), lines.line_kind.isin(MONEY_KINDS))
