@@ -1,13 +1,15 @@
 """Visits, messages, consents, opinions and ids of the people of a block: all that happens beside buying
 
-`make_contacts` makes the tables `members`, `events`, `consents`, `identities`, `member_merges`, `feedback`, `redemptions`, `assigned_tags` and
-`scores` of one block of people, and beside them the truth: which cards are one person, the funnel, who is of which kind, which tags are wrong.
+`make_contacts` makes the tables `members`, `events`, `consents`, `identities`, `member_merges`, `feedback`, `redemptions`,
+`assigned_tags` and `scores` of one block of people, and beside them the truth: which cards are one person, the funnel, who
+is of which kind, which tags are wrong.
 
-Orders come from outside and stay as they are. Visits are made *backwards* from them, so that the funnel holds exactly: before each order that
-came through a logged app or website there is a visit that views, carts and buys, and a geometric number of visits that did not get that far. Of
-any visit a share `view_to_cart` has a cart, and of those a share `cart_to_order` an order, independently. In the incident the orders that it
-destroyed count as visits with a cart that led nowhere. Visits without an order stay on the same side of the incident as the order
-from which they were made; some are made by people who buy nothing at the time, so that looking is not buying.
+Orders come from outside and stay as they are. Visits are made *backwards* from them, so that the funnel holds exactly:
+before each order that came through a logged app or website there is a visit that views, carts and buys, and a geometric
+number of visits that did not get that far. Of any visit a share `view_to_cart` has a cart, and of those a share
+`cart_to_order` an order, independently. In the incident the orders that it destroyed count as visits with a cart that led
+nowhere. Visits without an order stay on the same side of the incident as the order from which they were made; some are made
+by people who buy nothing at the time, so that looking is not buying.
 
 Moments are seconds of the local clock since 1970, ids of members are rows of `cards`, empty ones `NONE` or -1."""
 
@@ -19,24 +21,22 @@ __all__ = ['make_contacts']
 # %% ../../nbs/world/06_contacts.ipynb #720a5ec1
 import numpy as np
 
-from .parameters import NONE, Coded, Numbered, World, stream
+from .parameters import BLOCK, NONE, Coded, Numbered, World, stream
 from .people import CATEGORIES, CHANNELS, DAY, DAYPARTS, POPULARITY
 
 # %% ../../nbs/world/06_contacts.ipynb #88d65af9
 def _spans(world, block, people, cards, orders):
-    "Per person: begin, end and the moment of the last sign of interest; begin < active <= end."
-    n, rng = len(people["person"]), stream(world, block, "contacts.spans")
-    start, end = world.first_day * DAY, world.last_day * DAY
-    begin = np.where(people["first"] == NONE, people["joined"], np.minimum(people["joined"], people["first"]))
-    begin = np.clip(begin, start, end - 1)
-    place = np.searchsorted(orders["person"], np.arange(n), side="right") - 1     # orders are sorted by person, then time
-    bought = (place >= 0) & (orders["person"][place] == np.arange(n)) if len(orders["ts"]) else np.zeros(n, bool)
+    "Per person: begin, end, moment of membership, and of the last sign of interest; begin < active <= until."
+    n, start, end = len(people["person"]), world.first_day * DAY, world.last_day * DAY
+    first = np.where(people["first"] == NONE, people["joined"], people["first"])
+    begin = np.clip(np.minimum(people["joined"], first), start, end - 1)
     last = begin.copy()
-    last[bought] = np.maximum(begin, orders["ts"][place])[bought] if bought.any() else begin[bought]
-    closed = cards["closed"][:n]
-    until = np.maximum(np.where(closed == NONE, end, np.minimum(closed, end)), last + 1)
-    active = np.minimum(until, last + 1 + (rng.exponential(120, n) * DAY).astype(np.int64))
-    return {"begin": begin, "until": until, "active": active, "last": last}
+    np.maximum.at(last, orders["person"], orders["ts"])
+    closed = np.where(cards["closed"][:n] == NONE, end, np.minimum(cards["closed"][:n], end))
+    until = np.maximum(closed, last + 1)
+    lingers = (stream(world, block, "contacts.spans").exponential(120, n) * DAY).astype(np.int64)
+    return {"begin": begin, "until": until, "active": np.minimum(until, last + 1 + lingers),
+            "member": np.clip(people["joined"], begin, until - 1)}
 
 # %% ../../nbs/world/06_contacts.ipynb #0a84528f
 def _moments(rng, low, high):
@@ -65,8 +65,8 @@ def _wanted(people, orders, lost):
     kept = people["app"][orders["person"]] & ((orders["channel"] == 1) | (orders["channel"] == 2))
     gone = people["app"][lost["person"]] & ((lost["channel"] == 1) | (lost["channel"] == 2))
     both = lambda name, other: np.concatenate([orders[name][kept], lost[other][gone]])
-    return {"person": both("person", "person"), "card": both("card", "person"), "ts": both("ts", "ts"), "channel": both("channel", "channel"),
-            "order": np.concatenate([np.flatnonzero(kept), np.full(gone.sum(), -1)])}
+    return {"person": both("person", "person"), "card": both("card", "person"), "ts": both("ts", "ts"),
+            "channel": both("channel", "channel"), "order": np.concatenate([np.flatnonzero(kept), np.full(gone.sum(), -1)])}
 
 # %% ../../nbs/world/06_contacts.ipynb #7a4b5aab
 def _fruitless(world, rng, wanted):
@@ -106,7 +106,7 @@ def _visit_end(world, rng, people, spans, person, day):
     return np.where((ts >= low) & (ts < high), ts, low + (within * (high - low)).astype(np.int64))
 
 def _visits(world, block, people, cards, orders, lost, spans):
-    "All logged visits: person, card, channel, carted, order (row, -1 for none), intent (row of the order it belongs to), ts of the last click."
+    "All logged visits: person, card, channel, carted, order (row or -1), intent (row of the visit it leads up to), ts of the last click."
     rng = stream(world, block, "contacts.visits")
     wanted = _wanted(people, orders, lost)
     parent, carted = _fruitless(world, rng, wanted)
@@ -120,16 +120,18 @@ def _visits(world, block, people, cards, orders, lost, spans):
             "ts": both(np.maximum(wanted["ts"] - paying, world.first_day * DAY), ts)}
 
 # %% ../../nbs/world/06_contacts.ipynb #7d3beb27
-_EVENTS = ("view_item", "add_to_cart", "search", "favorite", "login", "message_sent", "message_open", "message_click", "coupon_claim", "refer",
-           "review", "support_ticket", "wecom_add", "wecom_delete", "check_in", "like", "share", "comment", "follow", "task_complete", "attend",
-           "live_watch", "ad_click", "survey", "store_visit")
+_EVENTS = (
+    "view_item", "add_to_cart", "search", "favorite", "login", "message_sent", "message_open", "message_click", "coupon_claim", "refer",
+    "review", "support_ticket", "wecom_add", "wecom_delete", "check_in", "like", "share", "comment", "follow", "task_complete", "attend",
+    "live_watch", "ad_click", "survey", "store_visit")
 _SOURCES = (*CHANNELS, "sms", "wecom", "email")     # codes 0 to 3 are the channels of orders
 
 def _piece(event, card, ts, source=-1, visit=NONE, product=-1, topic=-1, value=np.nan):
     "Rows of one kind of event, complete in every column."
     def full(given, kind): return np.broadcast_to(np.asarray(given, kind), len(ts))
     return {"card": full(card, np.int64), "ts": ts, "event": full(_EVENTS.index(event), np.int8), "source": full(source, np.int8),
-            "visit": full(visit, np.int64), "product": full(product, np.int32), "topic": full(topic, np.int8), "value": full(value, float)}
+            "visit": full(visit, np.int64), "product": full(product, np.int32), "topic": full(topic, np.int8),
+            "value": full(value, float)}
 
 def _category(world, rng, people, person):
     "A category of somebody's taste: the first interest, the second, or what everybody likes."
@@ -142,25 +144,28 @@ def _category(world, rng, people, person):
 def _product(rng, products, category, ts):
     "A row of products of each category that is on sale at `ts`; -1 without products."
     if products is None: return np.full(len(category), -1, np.int32)
-    first = products["first_sold_at"] if "first_sold_at" in products else np.full(len(products["category"].codes), NONE)
+    first = products["first_sold_at"]
     shelves = np.lexsort((first, products["category"].codes))                # by category, oldest first
     count = np.bincount(products["category"].codes, minlength=CATEGORIES)
     begin = np.cumsum(count) - count
     row = shelves[begin[category] + (rng.random(len(category)) * count[category]).astype(np.int64)]
     return np.where(first[row] <= ts, row, shelves[begin[category]]).astype(np.int32)
 
+def _main_products(orders, order_lines):
+    "Row of the product on the first line of each order, which is always of goods; lines come by order number."
+    if order_lines is None or not len(orders["number"]): return np.full(len(orders["number"]), -1)
+    return order_lines["product_id"].numbers[np.searchsorted(order_lines["order_id"].numbers, orders["number"])] - 1
+
 def _looked_at(world, block, people, products, bought, visits):
     "Category and product of each visit."
     rng = stream(world, block, "contacts.products")
     category = _category(world, rng, people, visits["person"])
     product = _product(rng, products, category, visits["ts"])
-    if bought is None or products is None: return category, product
-    intended = np.full(len(product), -1)
-    orders = visits["order"][: visits["intent"].max(initial=-1) + 1]         # visits with an order, or a lost one, come first
-    has = visits["intent"] >= 0
-    intended[has] = np.where(orders >= 0, bought[orders], -1)[visits["intent"][has]]
+    if products is None or not len(bought): return category, product
+    order = np.where(visits["intent"] >= 0, visits["order"][visits["intent"]], -1)    # the first visits are those with an order
+    intended = np.where(order >= 0, bought[order], -1)
     same = (intended >= 0) & ((visits["order"] >= 0) | (rng.random(len(product)) < .4))
-    if "first_sold_at" in products: same &= products["first_sold_at"][intended] <= visits["ts"]
+    same &= products["first_sold_at"][intended] <= visits["ts"]
     return np.where(same, products["category"].codes[intended], category).astype(np.int8), np.where(same, intended, product)
 
 # %% ../../nbs/world/06_contacts.ipynb #a00a98ab
@@ -177,7 +182,8 @@ def _clicks(world, block, people, products, bought, visits):
     login = np.flatnonzero((u[2] > .9) & (visits["channel"] == 1))
     other = _category(world, rng, people, visits["person"][again])
     return [piece("login", login, before - 60), piece("search", search, before - 20, topic=category[search]),
-            piece("view_item", again, before, product=_product(rng, products, other, before[again])), piece("view_item", at, view, product=product),
+            piece("view_item", again, before, product=_product(rng, products, other, before[again])),
+            piece("view_item", at, view, product=product),
             piece("favorite", liked, view, product=product[liked]), piece("add_to_cart", carts, ts, product=product[carts])]
 
 # %% ../../nbs/world/06_contacts.ipynb #5644e272
@@ -190,7 +196,7 @@ def _agreements(world, block, people, spans):
     n, rng = len(people["person"]), stream(world, block, "contacts.consents")
     agreed = rng.random(n) < world.contacts.consent_share
     channels = (rng.random((n, len(_REACH))) < (1., .6, .4)) & agreed[:, None]
-    granted = np.clip(people["joined"], spans["begin"], spans["until"] - 1)
+    granted = spans["member"]
     taken_back = agreed & (rng.random(n) < world.contacts.withdraw_share) & (spans["until"] - granted > 1)
     back = granted + 1 + (rng.random(n) * (spans["until"] - granted - 1)).astype(np.int64)
     expires = np.where(agreed & (rng.random(n) < .2), granted + 730 * DAY, NONE)
@@ -217,8 +223,9 @@ def _consents(world, block, deal):
     parts += [row(no, 0, 0, False, deal["granted"][no], 0), row(everybody, 1, -1, ~deal["refuses"][:, 1], deal["granted"], 0),
               row(open_handed, 2, -1, True, deal["granted"][open_handed], 0)]
     rows = _in_order(world, parts)
-    return {"member_id": _member(block, rows["card"]), "purpose": Coded(rows["purpose"], _PURPOSES), "channel": Coded(rows["channel"], _REACH),
-            "granted": rows["granted"], "ts": rows["ts"], "expires_at": rows["expires_at"], "source": Coded(rows["origin"], _ORIGINS)}
+    return {"member_id": _member(block, rows["card"]), "purpose": Coded(rows["purpose"], _PURPOSES),
+            "channel": Coded(rows["channel"], _REACH), "granted": rows["granted"], "ts": rows["ts"], "expires_at": rows["expires_at"],
+            "source": Coded(rows["origin"], _ORIGINS)}
 
 def _member(block, card): return Numbered("M", np.where(card < 0, NONE, block * 10_000 + card), 9)
 
@@ -253,15 +260,16 @@ def _messages(world, block, deal):
             _piece("message_click", person[opened[clicked]], then, source[opened[clicked]])]
 
 # %% ../../nbs/world/06_contacts.ipynb #82e777a0
-_INTERACTIONS = {"check_in": .3, "like": .2, "share": .1, "comment": .06, "follow": .04, "task_complete": .12, "attend": .03, "live_watch": .05,
-                 "ad_click": .05, "survey": .02, "store_visit": .03}    # shares of what interacting people do
+_INTERACTIONS = {   # shares of what interacting people do
+    "check_in": .3, "like": .2, "share": .1, "comment": .06, "follow": .04, "task_complete": .12, "attend": .03, "live_watch": .05,
+    "ad_click": .05, "survey": .02, "store_visit": .03}
 _ABOUT_SOMETHING = {"like", "share", "comment", "follow", "live_watch", "ad_click"}
 
 def _interactions(world, block, people, spans):
     "What interacting people do, the kind of people; WeCom friends."
     n, rng = len(people["person"]), stream(world, block, "contacts.interactions")
     interacting = rng.random(n) < .3
-    person, at = _happenings(rng, spans["begin"], np.where(interacting, spans["active"], spans["begin"]), world.contacts.interactions_month)
+    person, at = _happenings(rng, spans["member"], np.where(interacting, spans["active"], 0), world.contacts.interactions_month)
     kind = np.searchsorted(np.cumsum(list(_INTERACTIONS.values()))[:-1], rng.random(len(person)), side="right")
     topic, pieces = _category(world, rng, people, person), []
     for k, event in enumerate(_INTERACTIONS):
@@ -269,11 +277,12 @@ def _interactions(world, block, people, spans):
         source = 0 if event == "store_visit" else 1
         pieces.append(_piece(event, person[rows], at[rows], source, topic=topic[rows] if event in _ABOUT_SOMETHING else -1))
     friends = np.flatnonzero(rng.random(n) < .35)
-    added = _moments(rng, spans["begin"][friends], spans["until"][friends])
+    added = _moments(rng, spans["member"][friends], spans["until"][friends])
     gone = (rng.random(len(friends)) < .2) & (added + 1 < spans["until"][friends])
     leaving = _moments(rng, added[gone] + 1, spans["until"][friends[gone]])
     wecom = _SOURCES.index("wecom")
-    return interacting, friends, [*pieces, _piece("wecom_add", friends, added, wecom), _piece("wecom_delete", friends[gone], leaving, wecom)]
+    pieces += [_piece("wecom_add", friends, added, wecom), _piece("wecom_delete", friends[gone], leaving, wecom)]
+    return interacting, friends, pieces
 
 # %% ../../nbs/world/06_contacts.ipynb #38367fc9
 def _referrals(world, block, people):
@@ -283,30 +292,31 @@ def _referrals(world, block, people):
     lead = (stream(world, block, "contacts.referrals").random(len(brought)) * 2 * DAY).astype(np.int64)
     return [_piece("refer", by, np.maximum(joined - lead, np.minimum(people["joined"][by], joined)), 1, value=1.)]
 
-def _claims(world, block, people, orders, exposures):
-    "Coupons claimed: by all who used one, and by half of the others who were given one."
+def _claims(world, block, people, orders, exposures, kinds, begin):
+    "Coupons claimed: by all who used one, in the three days before; and by half of the others who were given one."
     rng, n = stream(world, block, "contacts.claims"), len(people["person"])
-    coupons = np.array([c.kind == "coupon" for c in world.causes.campaigns] or [False])
-    given = np.flatnonzero(coupons[exposures["campaign"]] & (exposures["arm"] > 0))
-    person, ts, u = exposures["person"][given], exposures["ts"][given], rng.random((2, len(given)))
     used = np.flatnonzero(orders["coupon"] >= 0)
-    key, at = orders["coupon"][used] * n + orders["person"][used], orders["ts"][used]
-    by = np.lexsort((at, key))
-    place = np.searchsorted(key[by], exposures["campaign"][given] * n + person)
-    if len(used):
-        first = by[np.minimum(place, len(by) - 1)]
-        uses = (key[first] == exposures["campaign"][given] * n + person) & (at[first] > ts)
-        until = np.where(uses, at[first], ts + 3 * DAY)
-    else: uses, until = np.zeros(len(given), bool), ts + 3 * DAY
-    until = np.minimum(np.minimum(until, ts + 3 * DAY), world.last_day * DAY)
-    claimed = uses | (u[0] < .5)
-    return [_piece("coupon_claim", person[claimed], (ts + (u[1] * np.maximum(until - ts, 0)).astype(np.int64))[claimed], 1)]
+    key, first = np.unique(orders["coupon"][used] * n + orders["person"][used], return_index=True)    # the first use of each
+    person, at = key % n, orders["ts"][used][first]
+    given = np.flatnonzero(np.isin(exposures["campaign"], np.flatnonzero(kinds == "coupon")) & (exposures["arm"] > 0))
+    offered, offer = exposures["campaign"][given] * n + exposures["person"][given], exposures["ts"][given]
+    low = np.maximum(at - 3 * DAY, begin[person])
+    uses = np.isin(offered, key)
+    place = np.searchsorted(key, offered[uses])
+    low[place] = np.maximum(low[place], offer[uses])
+    claimed = low + (rng.random(len(key)) * np.maximum(at - low, 0)).astype(np.int64)
+    idle = np.flatnonzero(~uses & (rng.random(len(given)) < .5))
+    span = np.clip(world.last_day * DAY - offer[idle], 0, 3 * DAY)
+    later = offer[idle] + (rng.random(len(idle)) * span).astype(np.int64)
+    return [_piece("coupon_claim", person, np.minimum(claimed, at), 1),
+            _piece("coupon_claim", exposures["person"][given[idle]], later, 1)]
 
 # %% ../../nbs/world/06_contacts.ipynb #c7815369
 _KINDS = ("nps", "csat", "review", "complaint")
-_TEXTS = {"en": ("Fast and well packed.", "Exactly as described, will buy again.", "Good value.", "Smaller than expected.", "Arrived damaged.",
-                 "Late, and nobody answered."),
-          "zh": ("发货快，包装好。", "和描述一致，还会再买。", "性价比高。", "比想象的小。", "收到时已损坏。", "送得晚，客服也没人回。")}
+_TEXTS = {   # three that please, three that do not
+    "en": ("Fast and well packed.", "Exactly as described, will buy again.", "Good value.",
+           "Smaller than expected.", "Arrived damaged.", "Late, and nobody answered."),
+    "zh": ("发货快，包装好。", "和描述一致，还会再买。", "性价比高。", "比想象的小。", "收到时已损坏。", "送得晚，客服也没人回。")}
 
 def _feedback(world, block, people, orders):
     "Rows of opinions by order: card, ts, kind, score, text."
@@ -324,6 +334,11 @@ def _feedback(world, block, people, orders):
     keep = ts < world.last_day * DAY
     part = {"card": orders["card"][said], "ts": ts, "kind": kind, "score": score, "text": text}
     return _in_order(world, [{name: column[keep] for name, column in part.items()}])
+
+def _feedback_table(world, block, said):
+    "The table `feedback`."
+    return {"member_id": _member(block, said["card"]), "ts": said["ts"], "kind": Coded(said["kind"], _KINDS), "score": said["score"],
+            "text": Coded(said["text"], _TEXTS[world.locale])}
 
 def _said_in_public(said):
     "Reviews and complaints as events."
@@ -349,7 +364,8 @@ def _members(world, block, people, cards, stores):
     known = ~own & (people["birth"][person] > -20_000) & (age >= 14)
     band = np.searchsorted((18, 25, 30, 35, 40, 50, 60), age, side="right")
     table = {"member_id": _member(block, np.arange(len(person))), "joined_at": cards["joined"], "closed_at": cards["closed"],
-             "birth_date": np.where(own, people["birth"][person], NONE), "age_band": Coded(np.where(known, band, -1).astype(np.int8), _AGES),
+             "birth_date": np.where(own, people["birth"][person], NONE),
+             "age_band": Coded(np.where(known, band, -1).astype(np.int8), _AGES),
              "gender": Coded(np.where(own, people["gender"][person], -1).astype(np.int8), _GENDERS),
              "region": Coded(np.where(own, people["region"][person], -1).astype(np.int8), ("R1", "R2", "R3", "R4", "R5")),
              "join_channel": Coded(np.where(own, people["join_channel"][person], 3).astype(np.int8), _JOINING),
@@ -367,13 +383,14 @@ def _identities(world, block, people, cards, friends):
     number, second = block * 10_000 + np.arange(len(cards["person"])), np.arange(n, len(cards["person"]))
     phone = number.copy()
     shares = (people["household"] != NONE) & (people["household"] % 10 == 0)
-    phone[:n][shares] = people["household"][shares] // 4096 * 10_000 + people["household"][shares] % 4096   # that of the household's first
+    phone[:n][shares] = np.dot((10_000, 1), np.divmod(people["household"][shares], BLOCK))     # that of the household's first
     owner, how = cards["person"][second], rng.random(len(second))
     phone[second] = np.where(how < .5, phone[owner], number[second])
     device = number.copy()
     device[second] = np.where((how >= .3) & (how < .7), device[owner], number[second])
     logged, has = np.flatnonzero(people["app"]), rng.random((3, len(number)))
-    pieces = {"phone": (np.flatnonzero(has[0] < np.where(number % 10_000 < n, .95, .6)), phone), "email": (np.flatnonzero(has[1][:n] < .5), number),
+    pieces = {"phone": (np.flatnonzero(has[0] < np.where(number % 10_000 < n, .95, .6)), phone),
+              "email": (np.flatnonzero(has[1][:n] < .5), number),
               "app": (logged, number), "wecom": (friends, number), "marketplace": (second, number),
               "device": (np.union1d(logged, second[has[2][second] < .8]), device)}
     card = np.concatenate([rows for rows, _ in pieces.values()])
@@ -393,11 +410,12 @@ def _merges(world, block, cards):
     links = {"from_id": _member(block, second), "to_id": _member(block, cards["person"][second]), "known": np.isin(second, known)}
     return merges, links
 
-def _redemptions(block, orders):
+def _redemptions(block, orders, campaigns):
     "The table `redemptions`: orders with a coupon."
     used = np.flatnonzero(orders["coupon"] >= 0)
-    return used, {"member_id": _member(block, orders["card"][used]), "ts": orders["ts"][used],
-                  "coupon_id": Numbered("K", (block + 1) * 10_000_000 + np.arange(len(used)), 13), "order_id": Numbered("O", orders["number"][used], 13)}
+    return {"campaign_id": _take(campaigns["campaign_id"], orders["coupon"][used]), "member_id": _member(block, orders["card"][used]),
+            "ts": orders["ts"][used], "coupon_id": Numbered("K", (block + 1) * 10_000_000 + np.arange(len(used)), 13),
+            "order_id": Numbered("O", orders["number"][used], 13)}
 
 # %% ../../nbs/world/06_contacts.ipynb #ee328b70
 _LEVELS = ("low", "middle", "high")
@@ -416,7 +434,7 @@ def _assigned_tags(world, block, people, spans, category_names):
         who = np.flatnonzero(u[0] < share)
         u, truth = u[:, who], true[tag][who]
         other = (truth + 1 + (u[2] * (sizes[tag] - 1)).astype(np.int64)) % sizes[tag]
-        ts = _moments(rng, spans["begin"][who], spans["until"][who])
+        ts = _moments(rng, spans["member"][who], spans["until"][who])
         expires = ts + days * DAY if days else np.full(len(who), NONE)
         revoked = ts + 1 + (u[3] * (world.last_day * DAY - ts - 1)).astype(np.int64)
         gone = (u[4] < .1) & (revoked < world.last_day * DAY) & ((expires == NONE) | (revoked < expires))
@@ -434,7 +452,8 @@ def _tag_table(world, block, rows, category_names):
                "zh": ("本人填写", "沟通中得知", "活动点击", "外部导入", "人工判断")}[world.locale]
     revoked = rows["revoked_at"]
     table = {"member_id": _member(block, rows["card"]), "tag": Coded(rows["tag"], _TAGS), "value": Coded(rows["value"], values),
-             "channel": Coded(rows["source"], tuple(source[0] for source in _TAG_SOURCES)), "assigned_by": Coded(by, names), "ts": rows["ts"],
+             "channel": Coded(rows["source"], tuple(source[0] for source in _TAG_SOURCES)), "assigned_by": Coded(by, names),
+             "ts": rows["ts"],
              "expires_at": rows["expires_at"], "revoked_at": revoked, "reason": Coded(rows["source"], reasons)}
     truth = {"member_id": table["member_id"], "tag": table["tag"], "channel": table["channel"], "ts": rows["ts"],
              "true_value": Coded(rows["truth"], values), "right": rows["value"] == rows["truth"]}
@@ -467,7 +486,7 @@ def _event_table(world, block, pieces, products, category_names):
     rows = _in_order(world, pieces)
     table = {"member_id": _member(block, rows["card"]), "ts": rows["ts"], "event": Coded(rows["event"], _EVENTS),
              "channel": Coded(rows["source"], _SOURCES), "topic": Coded(rows["topic"], category_names), "value": rows["value"],
-             "session_id": Numbered("S", np.where(rows["visit"] == NONE, NONE, (block + 1) * 100_000_000 + rows["visit"]), 14)}
+             "session_id": Numbered("V", np.where(rows["visit"] == NONE, NONE, (block + 1) * 100_000_000 + rows["visit"]), 14)}
     return table | ({"product_id": _take(products["product_id"], rows["product"])} if products is not None else {})
 
 def _funnel(world, visits):
@@ -480,6 +499,23 @@ def _funnel(world, visits):
             "sessions": count(slice(None)), "carts": count(visits["carted"]), "orders": count(visits["order"] >= 0)}
 
 # %% ../../nbs/world/06_contacts.ipynb #e86f804e
+def _campaigns(world):
+    "The rows that coupons and exposures refer to."
+    known = [("C-WELCOME", "coupon"), *((c.campaign_id, c.kind) for c in world.causes.campaigns)]
+    return {name: Coded(np.arange(len(known)), tuple(row[k] for row in known)) for k, name in enumerate(("campaign_id", "kind"))}
+
+def _kinds_of_people(block, people, spans, deal, interacting):
+    "The truth about the people's own cards; a moment of consent taken back is NONE for most."
+    return {"member_id": _member(block, np.arange(len(interacting))), "app": people["app"], "interacting": interacting,
+            "agreed": deal["agreed"], "granted_at": deal["granted"], "taken_back_at": deal["back"], "agreed_until": deal["until"],
+            "begin": spans["begin"], "member_from": spans["member"], "active_until": spans["active"]}
+
+def _who_brought(block, people):
+    "The truth about referrals: events do not say who came."
+    brought = np.flatnonzero(people["referrer"] >= 0)
+    return {"member_id": _member(block, people["referrer"][brought]), "brought_id": _member(block, brought)}
+
+# %% ../../nbs/world/06_contacts.ipynb #0b183738
 def make_contacts(
     world: World,
     block: int,        # number of the block
@@ -487,31 +523,27 @@ def make_contacts(
     cards: dict,       # person, joined, merged_into, merged, closed
     orders: dict,      # valid orders sorted by person, ts: number, person, card, ts, channel, coupon, refund_cents, …
     lost: dict,        # orders that the incident destroyed: person, ts, channel
-    exposures: dict,   # campaign (row), person (row), arm, ts
-    products: dict | None = None,  # the table, its category codes as in people's interests
-    stores: dict | None = None,    # the table; people.store is a row of it
-    bought: np.ndarray | None = None,   # per order: row of the product that it is mainly about, -1 unknown
-    campaign_ids: tuple | None = None,  # of the rows that orders.coupon points to; those of world.causes when None
+    exposures: dict,   # campaign (row of the table), person (row), arm, ts
+    campaigns: dict | None = None,    # the table (campaign_id, kind); None: the newcomers' coupon, then those of world.causes
+    assortment=None,                  # of `make_assortment`
+    order_lines: dict | None = None,  # of `basket_lines`, without faults
 ) -> tuple:  # (tables, truth), both dicts of Columns
     "All contacts of one block's members beside buying, and the truth about them."
     spans = _spans(world, block, people, cards, orders)
     deal, visits = _agreements(world, block, people, spans), _visits(world, block, people, cards, orders, lost, spans)
     interacting, friends, interactions = _interactions(world, block, people, spans)
-    said = _feedback(world, block, people, orders)
-    names = tuple(products["category"].values) if products is not None else tuple(f"category {k + 1}" for k in range(CATEGORIES))
-    pieces = [*_clicks(world, block, people, products, bought, visits), *_messages(world, block, deal), *interactions,
-              *_referrals(world, block, people), *_claims(world, block, people, orders, exposures), *_said_in_public(said)]
+    said, ids = _feedback(world, block, people, orders), _campaigns(world) if campaigns is None else campaigns
+    kinds = np.array([*ids["kind"].values, ""])[ids["kind"].codes]
+    products, stores = (assortment.products, assortment.stores) if assortment is not None else (None, None)
+    names = products["category"].values if products is not None else tuple(f"category {k + 1}" for k in range(CATEGORIES))
+    clicks = _clicks(world, block, people, products, _main_products(orders, order_lines), visits)
+    pieces = [*clicks, *_messages(world, block, deal), *interactions, *_referrals(world, block, people),
+              *_claims(world, block, people, orders, exposures, kinds, spans["begin"]), *_said_in_public(said)]
     merges, links = _merges(world, block, cards)
-    tags, right = _assigned_tags(world, block, people, spans, names)
-    used, redemptions = _redemptions(block, orders)
-    ids = campaign_ids or tuple(c.campaign_id for c in world.causes.campaigns)
+    tags, true_tags = _assigned_tags(world, block, people, spans, names)
     tables = {"members": _members(world, block, people, cards, stores), "events": _event_table(world, block, pieces, products, names),
-              "consents": _consents(world, block, deal), "identities": _identities(world, block, people, cards, friends), "member_merges": merges,
-              "feedback": {"member_id": _member(block, said["card"]), "ts": said["ts"], "kind": Coded(said["kind"], _KINDS), "score": said["score"],
-                           "text": Coded(said["text"], _TEXTS[world.locale])},
-              "redemptions": {"campaign_id": Coded(orders["coupon"][used], ids)} | redemptions,
+              "consents": _consents(world, block, deal), "identities": _identities(world, block, people, cards, friends),
+              "member_merges": merges, "feedback": _feedback_table(world, block, said), "redemptions": _redemptions(block, orders, ids),
               "assigned_tags": tags, "scores": _scores(world, block, people, orders, spans)}
-    own = np.arange(len(people["person"]))
-    person = {"member_id": _member(block, own), "interacting": interacting, "agreed": deal["agreed"], "taken_back": deal["back"],
-              "begin": spans["begin"], "active_until": spans["active"], "app": people["app"]}
-    return tables, {"links": links, "funnel": _funnel(world, visits), "contacts": person, "assigned_tags": right}
+    return tables, {"links": links, "funnel": _funnel(world, visits), "assigned_tags": true_tags,
+                    "contacts": _kinds_of_people(block, people, spans, deal, interacting), "referrals": _who_brought(block, people)}
