@@ -27,6 +27,7 @@
 - `memtag_research.world.contacts`: Visits, messages, consents, opinions and ids of the people of a block: all that happens beside buying
 - `memtag_research.world.parameters`: Everything that is planted, each with a default, in one frozen object
 - `memtag_research.world.people`: Who is in the programme: how often they would buy, what they like, where they live, who they know
+- `memtag_research.world.programme`: What the programme gives to its members, and the plain rules that say whether that is right
 - `memtag_research.world.purchases`: When people buy, why, and in which tier: purchase process, causes and tiers, step by step through the calendar"""
 
 __version__ = "0.1.0"

@@ -1260,6 +1260,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                   'memtag_research/reports/segment_numbers.py')},
             'memtag_research.world.baskets': { 'memtag_research.world.baskets.Assortment': ( 'world/baskets.html#assortment',
                                                                                              'memtag_research/world/baskets.py'),
+                                               'memtag_research.world.baskets._alone': ( 'world/baskets.html#_alone',
+                                                                                         'memtag_research/world/baskets.py'),
                                                'memtag_research.world.baskets._as_order_lines': ( 'world/baskets.html#_as_order_lines',
                                                                                                   'memtag_research/world/baskets.py'),
                                                'memtag_research.world.baskets._categories': ( 'world/baskets.html#_categories',

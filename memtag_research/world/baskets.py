@@ -43,7 +43,7 @@ _WEIGHED = np.isin(np.arange(CATEGORIES), (0, 4))
 SLOTS = 40          # products in a category, by price
 NEW_DAYS = 30       # days for which a launched product is new
 _STEP = 1.14        # from one price to the next
-_BASE = np.array([60, 100, 80, 90, 150, 100, 200, 400, 120, 500])                    # cents, at 40 currency units a line
+_BASE = np.array([60, 100, 80, 90, 150, 100, 200, 300, 120, 350])                    # cents, at 40 currency units a line
 _COST = np.array([.68, .62, .7, .6, .72, .64, .45, .5, .66, .8])                     # of the list price
 _LAUNCH_SLOTS = np.arange(8, 25)                                                     # launched products are not the dear ones
 _BRANDS = {"en": ("Our Own", "Alder", "Birchley", "Corvo", "Dunmere", "Elmfield", "Farrow Lane", "Greyholt", "Harbour", "Ivel", "Juniper"),
@@ -178,8 +178,8 @@ def _visitor_sales(world, block, assortment, first_number, n_member_orders):
         "number": first_number + np.arange(n), "member": np.full(n, NONE), "coupon": np.full(n, -1), "points_cents": np.zeros(n, np.int64)}
 
 # %% ../../nbs/world/04_baskets.ipynb #b31ee8bf
-_KINDS = ("sale", "gift", "service", "shipping", "return", "topup", "giftcard_sale")
-_GIFT, _SERVICE, _SHIPPING, _RETURN, _TOPUP, _CARD = range(1, 7)
+_KINDS = ("sale", "gift", "service", "shipping", "return", "exchange", "topup", "giftcard_sale")
+_GIFT, _SERVICE, _SHIPPING, _RETURN, _EXCHANGE, _TOPUP, _CARD = range(1, 8)
 _MOST_LINES = 40
 
 def _layout(world, block, sales):
@@ -197,7 +197,10 @@ def _layout(world, block, sales):
     for code in (_SHIPPING, _SERVICE, _GIFT):                       # from the last line backwards
         kind[place[extras[code]]] = code
         place -= extras[code]
-    return {"order": order, "kind": kind, "first": last + 1 - counts, "last": last, "goods": goods}
+    return {"order": order, "kind": kind, "first": last + 1 - counts, "last": last, "goods": goods,
+            "freight_cents": extras[_SHIPPING] * _freight(world)}
+
+def _freight(world): return max(1, round(_price_scale(world) * 6)) * 100
 
 # %% ../../nbs/world/04_baskets.ipynb #4077d902
 def _parts(total, edges, lines):
@@ -267,6 +270,7 @@ def _products(world, block, assortment, sales, order, amount):
     return product, np.maximum(quantity, np.where(assortment.weighed[product], 1, 1000)).astype(np.int64)
 
 # %% ../../nbs/world/04_baskets.ipynb #a92c06d9
+_NUMBERS = ("quantity", "list_cents", "discount_cents", "coupon_cents", "points_cents", "net_cents", "tax_cents", "cost_cents")
 _FUNDERS, _FULFILMENTS = ("merchant", "platform", "brand"), ("carry_out", "pickup", "delivery")
 _TAX = {"en": 20, "zh": 13}   # per cent, contained in the price
 
@@ -274,6 +278,10 @@ def _tax(world, net):
     "Value added tax contained in an amount."
     rate = _TAX[world.locale]
     return np.sign(net) * ((np.abs(net) * rate + (100 + rate) // 2) // (100 + rate))
+
+def _recorded(world, ts, number):
+    "A few seconds later, still within the world."
+    return np.minimum(ts + 1 + number % 9, world.last_day * DAY - 1)
 
 def _order_columns(world, block, sales):
     "Columns that are the same on all lines of an order."
@@ -284,7 +292,7 @@ def _order_columns(world, block, sales):
             "store_id": np.where(sales["store"] >= 0, sales["store"] + 1, NONE),
             "fulfilment": np.where(channel == 0, 0, np.where((channel == 1) & (luck < .3), 1, 2)).astype(np.int8),
             "coupon_funded_by": np.where(sales["coupon"] >= 0, funder, -1).astype(np.int8),
-            "recorded_at": np.minimum(sales["ts"] + 1 + sales["number"] % 9, world.last_day * DAY - 1)}
+            "recorded_at": _recorded(world, sales["ts"], sales["number"])}
 
 def _sold(world, block, assortment, sales, lines):
     "The lines of all sales, as plain arrays."
@@ -296,6 +304,7 @@ def _sold(world, block, assortment, sales, lines):
     out |= money | {"line_no": 1 + np.arange(len(order)) - lines["first"][order], "line_kind": kind, "product_id": product + 1,
                     "quantity": quantity, "cost_cents": cost, "status": np.zeros(len(order), np.int8),
                     "original_order_id": np.full(len(order), NONE)}
+    out["coupon_funded_by"][money["coupon_cents"] == 0] = -1
     _fill_extras(world, assortment, sales, lines, out)
     return out | {"tax_cents": _tax(world, out["net_cents"])}
 
@@ -305,14 +314,11 @@ def _fill_extras(world, assortment, sales, lines, out):
     extra = np.flatnonzero(lines["kind"] > 0)
     kind, order = lines["kind"][extra], lines["order"][extra]
     present = sales["interest"][order].astype(np.int64) * SLOTS + 2      # a cheap thing that the person likes
-    gift, freight = kind == _GIFT, np.where(kind == _SHIPPING, _freight(world), 0)
+    gift, freight = kind == _GIFT, np.where(kind == _SHIPPING, lines["freight_cents"][order], 0)
     cost = np.where(gift, assortment.prices[present] * assortment.costs[present], np.where(kind == _SERVICE, 100, freight * .8))
     out["product_id"][extra] = np.where(gift, present + 1, NONE)
     out["quantity"][extra], out["cost_cents"][extra] = 1000, cost.astype(np.int64)
     out["net_cents"][extra] = out["list_cents"][extra] = freight
-    out["coupon_funded_by"][extra] = -1
-
-def _freight(world): return max(1, round(_price_scale(world) * 6)) * 100
 
 # %% ../../nbs/world/04_baskets.ipynb #cb1eaacd
 def _taken_back(sales, lines, sold):
@@ -339,13 +345,113 @@ def _returned(world, sales, lines, sold, first_number):
             "net_cents": -cents, "list_cents": -cents + out["discount_cents"] + out["coupon_cents"] + out["points_cents"],
             "quantity": -np.maximum(pieces, 1).astype(np.int64), "cost_cents": -(out["cost_cents"] * share).astype(np.int64),
             "line_no": 1 + np.arange(len(row)) - (first[place] if len(row) else 0), "status": np.ones(len(row), np.int8),
-            "tax_cents": _tax(world, -cents), "recorded_at": np.minimum(ts + 1 + number % 9, world.last_day * DAY - 1)}
+            "tax_cents": _tax(world, -cents), "recorded_at": _recorded(world, ts, number),
+            "coupon_funded_by": np.where(out["coupon_cents"] == 0, -1, out["coupon_funded_by"])}
     return out
+
+# %% ../../nbs/world/04_baskets.ipynb #4c088bcc
+def _exchanged(world, block, sales, lines, sold, first_number):
+    "The lines of exchanges: what comes back, then what is taken for it."
+    rng, n = stream(world, block, "exchanges"), len(sales["ts"])
+    ts = sales["ts"] + rng.integers(1, 15, n) * DAY
+    order = np.flatnonzero((rng.random(n) < .003) & (sales["refund_cents"] == 0) & (ts < world.last_day * DAY))
+    row, sign, number = np.repeat(lines["first"][order], 2), np.tile([-1, 1], len(order)), first_number + np.arange(len(order))
+    out = {name: values[row] for name, values in sold.items()}
+    for name in ("quantity", "cost_cents", "tax_cents", "net_cents"): out[name] = out[name] * sign
+    for name in ("discount_cents", "coupon_cents", "points_cents"): out[name] = np.zeros(len(row), np.int64)
+    number, ts, another = np.repeat(number, 2), np.repeat(ts[order], 2), (out["product_id"] % 2) * 2 - 1    # the neighbour on the grid
+    grid = out["product_id"] <= CATEGORIES * SLOTS
+    return out | {"original_order_id": out["order_id"], "order_id": number, "ts": ts, "line_no": np.where(sign < 0, 1, 2),
+                  "line_kind": np.full(len(row), _EXCHANGE, np.int8), "list_cents": out["net_cents"],
+                  "product_id": out["product_id"] + another * (grid & (sign > 0)), "coupon_funded_by": np.full(len(row), -1, np.int8),
+                  "recorded_at": _recorded(world, ts, number)}
+
+# %% ../../nbs/world/04_baskets.ipynb #40028a31
+_TENDERS = ("cash", "wechat", "alipay", "card", "stored_value", "gift_card", "points")
+_CASH, _STORED, _GIFT_CARD, _POINTS = 0, 4, 5, 6
+_TENDER_SHARES = {"en": (.2, 0, 0, .8), "zh": (.06, .5, .36, .08)}
+_ELECTRONIC = {"en": 3, "zh": 1}
+_STORED_SHARE = .05   # of cards
+
+def _tenders(world, block, sales):
+    "How the money of each order is paid."
+    edges, n = np.cumsum(_TENDER_SHARES[world.locale])[:-1], len(sales["ts"])
+    habits = np.searchsorted(edges, stream(world, block, "habits").random(10_000), side="right")
+    habits[stream(world, block, "stored value").random(10_000) < _STORED_SHARE] = _STORED
+    tender = np.searchsorted(edges, stream(world, block, "tenders").random(n), side="right")
+    keeps = stream(world, block, "keeping habits").random(n) < .8
+    own = sales["member"] != NONE
+    habit = habits[np.where(own, sales["member"] - block * 10_000, 0)]
+    tender = np.where(own & (keeps | (habit == _STORED)), habit, tender)
+    return np.where((tender == _CASH) & (sales["channel"] > 0), _ELECTRONIC[world.locale], tender)
+
+def _top_ups(sales, tender, total, top_up):
+    "Orders before which a card is topped up, and by how much."
+    row = np.flatnonzero(tender == _STORED)
+    row = row[np.lexsort((sales["ts"][row], sales["member"][row]))]
+    new = np.diff(sales["member"][row], prepend=-1) != 0
+    spent = np.cumsum(total[row])
+    spent -= (spent - total[row])[new][np.cumsum(new) - 1]
+    needed = -(-spent // top_up)
+    more = np.diff(needed, prepend=0)
+    more[new] = needed[new]
+    return row[more > 0], more[more > 0] * top_up
+
+# %% ../../nbs/world/04_baskets.ipynb #c700407a
+def _gift_cards(world, block, sales, total, worth):
+    "Orders beside which a gift card is sold, and for each order how much of it is paid with one."
+    own = sales["member"] != NONE
+    buyer = np.flatnonzero(own & (stream(world, block, "gift cards").random(len(own)) < .004))
+    visitor = np.flatnonzero(~own)                       # in order of time
+    sold_at = np.sort(sales["ts"][buyer])
+    k = np.arange(len(buyer))
+    place = np.maximum.accumulate(np.searchsorted(sales["ts"][visitor], sold_at) - k) + k   # no two cards to one order
+    taker = visitor[place[place < len(visitor)]]
+    spent = np.zeros(len(own), np.int64)
+    spent[taker] = np.minimum(total[taker], worth)
+    return buyer, spent
+
+# %% ../../nbs/world/04_baskets.ipynb #d7a15b0d
+def _alone(world, sales, order, number, ts, kind, cents):
+    "Lines that are orders of their own, beside the orders given."
+    n, store = len(order), sales["store"][order]
+    out = {name: np.zeros(n, np.int64) for name in _NUMBERS} | {name: np.full(n, NONE) for name in ("product_id", "original_order_id")}
+    return out | {
+        "order_id": number, "line_no": np.ones(n, np.int64), "member_id": sales["member"][order], "ts": ts, "line_kind": kind,
+        "quantity": np.full(n, 1000), "list_cents": cents, "net_cents": cents, "coupon_funded_by": np.full(n, -1, np.int8),
+        "channel": sales["channel"][order], "store_id": np.where(store >= 0, store + 1, NONE), "fulfilment": np.full(n, -1, np.int8),
+        "status": np.zeros(n, np.int8), "recorded_at": _recorded(world, ts, number)}
+
+def _prepaid(world, block, sales, tender, total, first_number):
+    "Lines of top-ups and gift cards; and what of each order is paid with gift cards."
+    top_up = max(1, round(_price_scale(world) * 2)) * 100_00
+    row, cents = _top_ups(sales, tender, total, top_up)
+    buyer, spent = _gift_cards(world, block, sales, total, top_up // 2)
+    order, kind = np.concatenate([row, buyer]), np.repeat([_TOPUP, _CARD], [len(row), len(buyer)]).astype(np.int8)
+    cents = np.concatenate([cents, np.full(len(buyer), top_up // 2)])
+    ts = np.maximum(sales["ts"][order] - np.where(kind == _TOPUP, 300, 0), world.first_day * DAY)
+    return _alone(world, sales, order, first_number + np.arange(len(order)), ts, kind, cents), spent
+
+# %% ../../nbs/world/04_baskets.ipynb #7337cfb3
+def _payments(world, sales, tender, total, spent, first_return, prepaid):
+    "The table `payments`, by order number."
+    back = np.flatnonzero(sales["refund_cents"] > 0)
+    points = sales["points_cents"][back] * (sales["refund_cents"] == sales["value_cents"])[back]
+    number, returns = sales["number"], first_return + np.arange(len(back))
+    parts = [(number, tender, total - spent), (number, _GIFT_CARD, spent), (number, _POINTS, sales["points_cents"]),
+             (returns, tender[back], -sales["refund_cents"][back]), (returns, _POINTS, -points),
+             (prepaid["order_id"], _ELECTRONIC[world.locale], prepaid["net_cents"])]
+    parts = [(number[cents != 0], np.broadcast_to(how, len(cents))[cents != 0], cents[cents != 0]) for number, how, cents in parts]
+    number, how, cents = (np.concatenate(column) for column in zip(*parts))
+    place = np.argsort(number, kind="stable")
+    return {"order_id": Numbered("O", number[place], 13), "tender": Coded(how[place].astype(np.int8), _TENDERS), "cents": cents[place]}
 
 # %% ../../nbs/world/04_baskets.ipynb #539957fd
 def _together(parts):
     "Rows of several tables of the same columns, one below the other."
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+_STATUSES = ("completed", "refunded")
 
 def _as_order_lines(rows):
     "The table `order_lines`: numbers become ids, codes texts."
@@ -357,9 +463,7 @@ def _as_order_lines(rows):
             "original_order_id": Numbered("O", rows["original_order_id"], 13), "status": Coded(rows["status"], _STATUSES),
             "recorded_at": rows["recorded_at"]}
 
-_NUMBERS = ("quantity", "list_cents", "discount_cents", "coupon_cents", "points_cents", "net_cents", "tax_cents", "cost_cents")
-_STATUSES = ("completed", "refunded")
-
+# %% ../../nbs/world/04_baskets.ipynb #ed9eacc2
 def basket_lines(
     world: World,
     block: int,              # number of the block
@@ -375,6 +479,13 @@ def basket_lines(
     sales = {name: np.concatenate([values, others[name]]) for name, values in sales.items()}
     lines = _layout(world, block, sales)
     sold = _sold(world, block, assortment, sales, lines)
-    back = _returned(world, sales, lines, sold, first_number + len(sales["ts"]))
-    truth = {"orders": n, "visitor_orders": len(others["ts"]), "returns": int((sales["refund_cents"] > 0).sum())}
-    return {"order_lines": _as_order_lines(_together([sold, back]))}, truth
+    after = first_number + len(sales["ts"])
+    refunds = int((sales["refund_cents"] > 0).sum())
+    back = _returned(world, sales, lines, sold, after)
+    changed = _exchanged(world, block, sales, lines, sold, after + refunds)
+    tender, total = _tenders(world, block, sales), sales["value_cents"] + lines["freight_cents"]
+    prepaid, spent = _prepaid(world, block, sales, tender, total, after + refunds + len(changed["ts"]) // 2)
+    table = _as_order_lines(_together([sold, back, changed, prepaid]))
+    truth = {"orders": n, "visitor_orders": len(others["ts"]), "returns": refunds}
+    truth |= {f"{name}_lines": int(count) for name, count in zip(_KINDS, np.bincount(table["line_kind"].codes, minlength=len(_KINDS)))}
+    return {"order_lines": table, "payments": _payments(world, sales, tender, total, spent, after, prepaid)}, truth
