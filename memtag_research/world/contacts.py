@@ -292,15 +292,18 @@ def _referrals(world, block, people):
     lead = (stream(world, block, "contacts.referrals").random(len(brought)) * 2 * DAY).astype(np.int64)
     return [_piece("refer", by, np.maximum(joined - lead, np.minimum(people["joined"][by], joined)), 1, value=1.)]
 
-def _claims(world, block, people, orders, exposures, kinds, begin):
-    "Coupons claimed: by all who used one, in the three days before; and by half of the others who were given one."
-    rng, n = stream(world, block, "contacts.claims"), len(people["person"])
+def _claims(world, block, cards, orders, exposures, kinds, spans):
+    "Coupons claimed: with every card that used one, in the three days before; and by half of the others who were given one."
+    rng, n, start = stream(world, block, "contacts.claims"), len(cards["person"]), world.first_day * DAY
+    began = np.clip(cards["joined"], start, None)
+    began[:len(spans["begin"])] = spans["begin"]
     used = np.flatnonzero(orders["coupon"] >= 0)
-    key, first = np.unique(orders["coupon"][used] * n + orders["person"][used], return_index=True)    # the first use of each
-    person, at = key % n, orders["ts"][used][first]
+    used = used[np.argsort(orders["ts"][used], kind="stable")]
+    key, first = np.unique(orders["coupon"][used] * n + orders["card"][used], return_index=True)    # the first use of each
+    card, at = key % n, orders["ts"][used][first]
     given = np.flatnonzero(np.isin(exposures["campaign"], np.flatnonzero(kinds == "coupon")) & (exposures["arm"] > 0))
     offered, offer = exposures["campaign"][given] * n + exposures["person"][given], exposures["ts"][given]
-    low = np.maximum(at - 3 * DAY, begin[person])
+    low = np.maximum(at - 3 * DAY, began[card])
     uses = np.isin(offered, key)
     place = np.searchsorted(key, offered[uses])
     low[place] = np.maximum(low[place], offer[uses])
@@ -308,7 +311,7 @@ def _claims(world, block, people, orders, exposures, kinds, begin):
     idle = np.flatnonzero(~uses & (rng.random(len(given)) < .5))
     span = np.clip(world.last_day * DAY - offer[idle], 0, 3 * DAY)
     later = offer[idle] + (rng.random(len(idle)) * span).astype(np.int64)
-    return [_piece("coupon_claim", person, np.minimum(claimed, at), 1),
+    return [_piece("coupon_claim", card, np.minimum(claimed, at), 1),
             _piece("coupon_claim", exposures["person"][given[idle]], later, 1)]
 
 # %% ../../nbs/world/06_contacts.ipynb #c7815369
@@ -413,6 +416,7 @@ def _merges(world, block, cards):
 def _redemptions(block, orders, campaigns):
     "The table `redemptions`: orders with a coupon."
     used = np.flatnonzero(orders["coupon"] >= 0)
+    used = used[np.argsort(orders["card"][used], kind="stable")]
     return {"campaign_id": _take(campaigns["campaign_id"], orders["coupon"][used]), "member_id": _member(block, orders["card"][used]),
             "ts": orders["ts"][used], "coupon_id": Numbered("K", (block + 1) * 10_000_000 + np.arange(len(used)), 13),
             "order_id": Numbered("O", orders["number"][used], 13)}
@@ -538,7 +542,7 @@ def make_contacts(
     names = products["category"].values if products is not None else tuple(f"category {k + 1}" for k in range(CATEGORIES))
     clicks = _clicks(world, block, people, products, _main_products(orders, order_lines), visits)
     pieces = [*clicks, *_messages(world, block, deal), *interactions, *_referrals(world, block, people),
-              *_claims(world, block, people, orders, exposures, kinds, spans["begin"]), *_said_in_public(said)]
+              *_claims(world, block, cards, orders, exposures, kinds, spans), *_said_in_public(said)]
     merges, links = _merges(world, block, cards)
     tags, true_tags = _assigned_tags(world, block, people, spans, names)
     tables = {"members": _members(world, block, people, cards, stores), "events": _event_table(world, block, pieces, products, names),
