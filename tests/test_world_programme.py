@@ -53,7 +53,7 @@ def invented(seed, world=YEAR, n_cards=40, n_orders=300, days=None, moments=3):
         "joined": joined,
         "merged_into": np.where(merges, target, -1),
         "merged": np.where(merges, some(n_cards, 0.8), NONE),
-        "closed": np.where(closed < joined, NONE, closed),
+        "closed": closed,
         "person": np.arange(n_cards),
     }
     value = random.integers(1, 60_000, n_orders) * random.integers(1, 3, n_orders)
@@ -185,12 +185,12 @@ def test_tier_history_has_no_gap_and_no_overlap(seed):
     moved = programme._merging(world, cards).tolist()
     for card in range(200):
         mine = [row[1:] for row in rows if row[0] == card]
-        ends = [cards["closed"][card] // DAY + 1] if cards["closed"][card] != NONE else []
+        ends = [cards["closed"][card] // DAY + 1] if cards["closed"][card] >= cards["joined"][card] else []
         ends += [cards["merged"][card] // DAY + 1] if card in moved else []
         end = min(ends, default=world.last_day)
         assert mine[0][:2] == (0, cards["joined"][card] // DAY) and mine[0][3] == "joined"
         assert [row[2] for row in mine[:-1]] == [row[1] for row in mine[1:]]
-        assert mine[-1][2] == (end if end < world.last_day else NONE) or (end <= mine[0][1] and len(mine) == 1)
+        assert mine[-1][2] == (end if end < world.last_day else NONE) and end > mine[-1][1]
         assert all((row[3] == "upgraded") == (row[0] > before[0]) and row[0] != before[0] for before, row in zip(mine, mine[1:]))
         of = (evaluations["card"] == card) & (evaluations["day"] < end)
         for day, after in zip(evaluations["day"][of].tolist(), evaluations["after"][of].tolist()):
@@ -254,7 +254,7 @@ def test_conservation_on_every_day_and_no_balance_below_zero():
     assert (np.bincount(card, points, 300) <= np.bincount(card[~old], np.maximum(points[~old], 0), 300)).all()
     merged = programme._merging(YEAR, cards)
     assert not np.bincount(card, points, 300)[merged].any()
-    assert not np.bincount(card, points, 300)[cards["closed"] != NONE].any()
+    assert not np.bincount(card, points, 300)[cards["closed"] >= cards["joined"]].any()
     assert used.sum() == -points[(kind == "redeem") & (np.array(texts(ledger["reason"])) == "order")].sum()
     assert (used * YEAR.points.cents_per_point <= YEAR.points.redeem_share * orders["value_cents"]).all()
 
@@ -340,7 +340,7 @@ def test_only_those_who_are_entitled_use_a_benefit():
     for member, second, benefit in zip(card.tolist(), ts.tolist(), texts(uses["benefit"])):
         tiers = [tier for start, stop, tier in spans[member] if start <= second // DAY < stop]
         assert len(tiers) == 1 and (tiers[0], benefit) in entitled
-        assert cards["joined"][member] <= second and (cards["closed"][member] == NONE or second <= cards["closed"][member])
+        assert cards["joined"][member] <= second and not cards["joined"][member] <= cards["closed"][member] < second
     assert set(texts(uses["benefit"])) == {b.name for b in BENEFITS}
     assert ((np.diff(card) > 0) | ((np.diff(card) == 0) & (np.diff(ts) >= 0))).all() and ts.max() < world.last_day * DAY
 

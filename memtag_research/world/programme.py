@@ -75,7 +75,9 @@ def _merging(world, cards):
     there = (cards["joined"][rows] <= when) & (cards["joined"][into] <= when) & (_closing(cards)[into] >= when)
     return rows[there]
 
-def _closing(cards): return np.where(cards["closed"] == NONE, _NEVER, cards["closed"])
+def _closing(cards):
+    "Second at which each card is closed; a closing before joining closes nothing."
+    return np.where((cards["closed"] == NONE) | (cards["closed"] < cards["joined"]), _NEVER, cards["closed"])
 
 def _account(world, cards, card, ts):
     "The card to which something that happens on `card` at `ts` belongs."
@@ -93,7 +95,7 @@ def _member_ids(block, card): return Numbered("M", block * 10_000 + np.asarray(c
 # %% ../../nbs/world/05_programme.ipynb #ed95fa1e
 def _intervals(world, cards, evaluations):
     "card, tier, first day, end day (NONE: open), reason (0 joined, 1 upgraded, 2 downgraded), by card and day."
-    end = np.where(cards["closed"] == NONE, _NEVER, cards["closed"] // DAY + 1)
+    end = _closing(cards) // DAY + 1
     merging = _merging(world, cards)
     end[merging] = np.minimum(end[merging], cards["merged"][merging] // DAY + 1)
     moved = (evaluations["before"] != evaluations["after"]) & (evaluations["day"] < end[evaluations["card"]])
@@ -331,7 +333,7 @@ def _settle(world, events, used):
     "Runs the takings of all cards, rank by rank: (points taken, given back, lost until then) of each event; fills `used`."
     what, given, card = events["what"], events["given"], events["card"]
     before = np.cumsum(given) - given                                    # given to all cards up to here
-    begin = before[np.searchsorted(card, card)] if len(card) else before
+    begin = np.append(before, 0)[np.searchsorted(card, np.arange(card.max(initial=0) + 1))][card]
     taking = np.flatnonzero((events["wanted"] > 0) | events["whole"] | (what == _LAPSE) | (what == _REWARD))
     order, starts = _by_rank(card[taking])
     taking = taking[order]
