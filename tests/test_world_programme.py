@@ -221,8 +221,8 @@ def test_machine_and_plain_loop_make_the_same_entries(seed):
         PointsPolicy,
         points_per_unit=st.sampled_from([0.0, 0.3, 1.0, 7.0]),
         welcome_points=st.sampled_from([0, 1, 250]),
-        expire_days=st.sampled_from([1, 2, 30, 90, 1000]),
-        cents_per_point=st.integers(1, 3),
+        expire_days=st.sampled_from([1, 2, 30, 90, 1000, 10**6]),
+        cents_per_point=st.sampled_from([1, 2, 3, 700]),
         redeem_step=st.sampled_from([1, 7, 100]),
         redeem_share=st.sampled_from([0.0, 0.3, 1.0]),
     ),
@@ -358,7 +358,7 @@ def test_a_benefit_is_used_as_often_as_planted():
 
 
 def test_rewards_rise_in_price_and_cost_less_than_the_points_are_worth():
-    for cents in (1, 3, 1000):
+    for cents in range(1, 2000):
         shop = rewards(World(points=PointsPolicy(cents_per_point=cents)))
-        assert isinstance(shop["reward_id"], Coded) and (np.diff(shop["points_price"]) >= 0).all()
-        assert (shop["points_price"] > 0).all()
+        assert isinstance(shop["reward_id"], Coded) and shop["points_price"][0] > 0 and (np.diff(shop["points_price"]) > 0).all()
+        assert (shop["cost_cents"] < shop["points_price"] * cents + cents).all()

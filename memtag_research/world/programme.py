@@ -130,7 +130,7 @@ def rewards(
     "What points buy."
     worth = np.array([200, 500, 1_000, 2_500, 6_000], np.int64)   # cents
     return {"reward_id": Coded(np.arange(5, dtype=np.int8), ("R-MUG", "R-TOTE", "R-UMBRELLA", "R-SPEAKER", "R-SUITCASE")),
-            "points_price": np.maximum(worth // int(world.points.cents_per_point), 1), "cost_cents": worth * 55 // 100}
+            "points_price": np.maximum(worth // int(world.points.cents_per_point), np.arange(1, 6)), "cost_cents": worth * 55 // 100}
 
 # %% ../../nbs/world/05_programme.ipynb #7727cdf2
 class Wishes(NamedTuple):
@@ -225,7 +225,7 @@ def naive_ledger(
     "The ledger by the rules, one thing after the other."
     policy, shop = world.points, rewards(world)
     prices, names = shop["points_price"].tolist(), shop["reward_id"].values
-    accounts, moved, earned, used = _Accounts(policy.expire_days, world.last_day * DAY), {}, {}, [0] * len(orders["ts"])
+    accounts, moved, earned, used = _Accounts(int(policy.expire_days), world.last_day * DAY), {}, {}, [0] * len(orders["ts"])
     for ts, what, card, row in _happenings(world, cards, orders, wishes):
         if what == "welcome":
             accounts.lots[card] = deque()
@@ -292,7 +292,9 @@ def _events(world, cards, orders, wishes):
     sort = there[order]
     return {"key": key[order], "what": what[sort], "card": card[sort], "ts": ts[sort], "row": row[sort]}
 
-def _key(world, card, ts, what=0): return (card << 40) | (np.maximum(ts - world.first_day * DAY, 0) << 4) | what
+def _key(world, card, ts, what=0):
+    "A number that sorts by card, second, and what happens."
+    return (card << 40) | (np.clip(ts - world.first_day * DAY, 0, (1 << 36) - 1) << 4) | what
 
 # %% ../../nbs/world/05_programme.ipynb #e3fd1969
 def _amounts(world, cards, orders, wishes, events):
