@@ -114,7 +114,7 @@ def _negative_balances(world, block, tables):
     return ({"points_ledger": _rows(_below(ledger, more), place)}, {name: more[name] for name in ("entry_id", "member_id", "ts", "points")})
 
 # %% ../../nbs/world/07_faults.ipynb #22ff711e
-MOST_TRIPS, SPACING, _ROOM = 6, 16, 60   # round trips, most days between them, days needed for three
+MOST_TRIPS, SPACING, _ROOM = 6, 16, 60   # round trips of a card, most days between them, room for three
 
 def _abusers(world, block, tables, rng):
     "Cards that abuse points, and the row of their last entry."
@@ -128,19 +128,22 @@ def _abusers(world, block, tables, rng):
     last = last[able]
     return last[rng.random(len(last)) < world.faults.points_abuse]
 
+def _edges(world):
+    "Days at whose midnight tiers are given, or from which on orders count for that."
+    years = range(int(world.start[:4]), int(world.end[:4]) + 1)
+    evaluations = [day_number(f"{year}-{day}") for year in years for day in world.tiers.evaluations]
+    return [day - back for day in evaluations for back in (0, world.tiers.window_days)]
+
 def _trips(world, rng, day):
-    "Round trips after the given days: owner (place in `day`), number, seconds of buying and of bringing back."
+    "Round trips after the given days: owner (place in `day`), seconds of buying and of bringing back."
     n = rng.integers(3, MOST_TRIPS + 1, len(day))
     owner, trip = np.repeat(np.arange(len(day)), n), np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-    gaps, stays = rng.integers(11, SPACING + 1, (len(day), MOST_TRIPS)), rng.integers(2, 6, len(owner))
+    gaps, stays = rng.integers(6, SPACING + 1, (len(day), MOST_TRIPS)), rng.integers(2, 6, len(owner))
     buy = day[owner] + np.cumsum(gaps, axis=1)[owner, trip]
-    for year in range(int(world.start[:4]), int(world.end[:4]) + 1):
-        for day_of_year in world.tiers.evaluations:     # both days come after it; the next trip is 11 days later at least
-            evaluation = day_number(f"{year}-{day_of_year}")
-            buy += 5 * ((buy < evaluation) & (evaluation <= buy + stays))
+    kept = buy + stays < world.last_day
+    for edge in _edges(world): kept &= (edge <= buy) | (buy + stays < edge)
     hours = rng.integers(9 * 3600, 20 * 3600, (2, len(owner)))
-    inside = buy + stays < world.last_day
-    return owner[inside], trip[inside], (buy * DAY + hours[0])[inside], ((buy + stays) * DAY + hours[1])[inside]
+    return owner[kept], (buy * DAY + hours[0])[kept], ((buy + stays) * DAY + hours[1])[kept]
 
 # %% ../../nbs/world/07_faults.ipynb #1c95c713
 def _tiers(world, tables, card, ts):
@@ -196,10 +199,10 @@ def _abuse_payments(world, payments, both):
 # %% ../../nbs/world/07_faults.ipynb #53e497ba
 def _abuse_entries(world, block, ledger, balance, tier, out, returned):
     "Entries of the round trips; `balance` is that before each."
-    price = rewards(world)["points_price"]
+    price, names = rewards(world)["points_price"][::-1], rewards(world)["reward_id"].values[::-1]     # the dearest first
     earned = earned_points(world, out["net_cents"], tier)
     left, taken = balance + earned, np.zeros((len(balance), len(price)), np.int64)
-    for i in range(len(price))[::-1]: taken[:, i], left = np.divmod(left, price[i])
+    for i in range(len(price)): taken[:, i], left = np.divmod(left, price[i])
     times = taken.sum(axis=1)
     trip, reward = np.divmod(np.repeat(np.arange(taken.size), taken.ravel()), len(price))
     nth, kept = np.arange(len(trip)) - np.repeat(np.cumsum(times) - times, times), np.flatnonzero(left > 0)
@@ -207,7 +210,7 @@ def _abuse_entries(world, block, ledger, balance, tier, out, returned):
     trips = np.concatenate([np.arange(n[0]), trip, kept])
     kind = _each(ledger["kind"], ("earn", "redeem", "reverse"), n)
     reason = _each(ledger["reason"], ("order", "order", "refund"), n)
-    reason.codes[n[0]:n[0] + n[1]] = _each(ledger["reason"], rewards(world)["reward_id"].values, 1).codes[reward]
+    reason.codes[n[0]:n[0] + n[1]] = _each(ledger["reason"], names, 1).codes[reward]
     order = np.concatenate([number, np.full(n[1], NONE), number[kept]])
     expires = np.concatenate([(ts // DAY + int(world.points.expire_days)) * DAY, np.full(n[1] + n[2], NONE)])
     return {"entry_id": _new_ids(ledger, block, sum(n)), "member_id": _picked(out["member_id"], trips),
@@ -220,10 +223,10 @@ def _points_abuse(world, block, tables):
     lines, ledger, rng = tables["order_lines"], tables["points_ledger"], stream(world, block, "faults.points_abuse")
     last, before = _abusers(world, block, tables, rng), np.cumsum(ledger["points"])
     card = ledger["member_id"].numbers
-    owner, trip, bought, returned = _trips(world, rng, ledger["ts"][last] // DAY)
+    owner, bought, returned = _trips(world, rng, ledger["ts"][last] // DAY)
     if not len(owner): return tables, _trip_truth(lines, card[:0], lines["order_id"].numbers[:0], lines["order_id"].numbers[:0])
     begin = np.searchsorted(card, card[last])                           # entries are sorted by card
-    balance = np.where(trip == 0, (before[last] - before[begin] + ledger["points"][begin])[owner], 0)
+    balance = np.where(np.diff(owner, prepend=-1) != 0, (before[last] - before[begin] + ledger["points"][begin])[owner], 0)
     who, first_number = card[last][owner], lines["order_id"].numbers.max() + 1
     tier = _tiers(world, tables, who, bought)
     out, back = _both_ways(_abuse_lines(world, rng, lines, who, tier, bought), returned, first_number)
