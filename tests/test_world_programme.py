@@ -1,6 +1,7 @@
 """Tiers, points and benefits of an invented programme: the machine against the plain loop, and what must hold of any ledger."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from memtag_research.world import programme
-from memtag_research.world.parameters import NONE, Coded, PointsPolicy, TierPolicy, World
+from memtag_research.world.parameters import NONE, Coded, PointsPolicy, Tastes, TierPolicy, World
 from memtag_research.world.people import DAY, make_people
 from memtag_research.world.people import make_cards as their_cards
 from memtag_research.world.programme import (
@@ -129,7 +130,8 @@ def test_tier_rule_is_the_rule_in_words(steps, keep, down, data):
 
 
 def test_the_evaluations_of_purchases_are_those_of_the_plain_loop():
-    world = World(n_members=400, tiers=TierPolicy(thresholds_cents=(0, 150_00, 400_00, 900_00), evaluations=("01-01", "04-01", "07-01", "10-01")))
+    policy = TierPolicy(thresholds_cents=(0, 150_00, 400_00, 900_00), evaluations=("01-01", "04-01", "07-01", "10-01"))
+    world = World(n_members=400, tiers=policy, tastes=Tastes(second_card_share=0.5, merged_share=0.8, closed_share=0.3))
     who = make_people(world, 0)
     cards = their_cards(world, 0, who)
     bought = make_purchases(world, make_calendar(world), 0, who, cards)
@@ -200,6 +202,17 @@ def test_tier_history_has_no_gap_and_no_overlap(seed):
 
 
 # --- points
+
+
+@given(st.integers(0, 10**9), st.integers(0, 3), st.integers(0, 40), st.integers(0, 30), st.integers(0, 20), st.integers(1, 200))
+def test_amounts_are_exact(value, tier, per_unit, factor, share, step):
+    "Both machine and loop use these two formulas: here they are held against fractions."
+    factors = [Fraction(factor + k, 10) for k in range(4)]
+    policy = PointsPolicy(per_unit / 10, tuple(map(float, factors)), redeem_share=share / 20, redeem_step=step, cents_per_point=3)
+    world = replace(YEAR, points=policy)
+    assert programme.earned_points(world, [value], [tier]) == [value * Fraction(per_unit, 10) * factors[tier] // 100]
+    most = programme._most_points(world, value)
+    assert most % step == 0 and most * 3 <= value * Fraction(share, 20) < (most + step) * 3
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -294,7 +294,7 @@ def _events(world, cards, orders, wishes):
 
 def _key(world, card, ts, what=0):
     "A number that sorts by card, second, and what happens."
-    return (card << 40) | (np.clip(ts - world.first_day * DAY, 0, (1 << 36) - 1) << 4) | what
+    return (card << 40) + (np.maximum(ts - world.first_day * DAY, 0) << 4) + what
 
 # %% ../../nbs/world/05_programme.ipynb #e3fd1969
 def _amounts(world, cards, orders, wishes, events):
