@@ -211,6 +211,17 @@ def test_the_incident_shows_and_without_it_there_is_nothing_to_see():
     within(carts - orders, nbinom, orders, calm.world.contacts.cart_to_order)
 
 
+def test_visits_stay_on_the_side_of_the_incident_on_which_their_order_is():
+    made = Made(mean=30, app_share=1, incident=("middle", 20, 0.5))
+    first = made.world.day("middle")
+    for rows in ((made.orders["ts"] // DAY >= first) & (made.orders["ts"] // DAY < first + 20), made.orders["ts"] // DAY >= first + 20):
+        orders = {k: v[rows & (made.orders["channel"] == 1)] for k, v in made.orders.items()}
+        days = made.orders["ts"][rows].min() // DAY, made.orders["ts"][rows].max() // DAY
+        tables, _ = made.make(orders=orders, lost={k: v[:0] for k, v in made.lost.items()})
+        visits = tables["events"]["ts"][tables["events"]["session_id"].numbers != NONE] // DAY
+        assert len(visits) > 1000 and visits.min() >= days[0] and visits.max() <= days[1]
+
+
 def test_visits_are_of_people_whose_visits_are_logged_while_they_are_there(made):
     visits = made.events("view_item", "add_to_cart", "search", "login")
     assert made.who["app"][visits["card"]].all()
@@ -315,6 +326,8 @@ def test_a_coupon_is_claimed_before_it_is_used_and_redemptions_are_orders(made):
     claims, earliest = made.events("coupon_claim"), {}
     for card, ts in zip(claims["card"].tolist(), claims["ts"].tolist()): earliest.setdefault(card, ts)
     assert all(earliest[card] <= ts for card, ts in zip(made.orders["card"][used].tolist(), made.orders["ts"][used].tolist()))
+    firsts = [earliest[card] for card in made.orders["card"][used].tolist()]
+    assert np.mean(made.orders["ts"][used] - firsts > 3600) > 0.8
     idle = ~np.isin(made.exposures["person"], made.orders["card"][made.orders["coupon"] == 1]) & (made.exposures["arm"] > 0)
     uses = len(np.unique(made.orders["coupon"][used] * 10_000 + made.orders["card"][used]))
     within(len(claims["ts"]) - uses, binom, idle.sum(), 0.5)

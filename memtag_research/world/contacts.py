@@ -199,7 +199,7 @@ def _agreements(world, block, people, spans):
     granted = spans["member"]
     taken_back = agreed & (rng.random(n) < world.contacts.withdraw_share) & (spans["until"] - granted > 1)
     back = granted + 1 + (rng.random(n) * (spans["until"] - granted - 1)).astype(np.int64)
-    expires = np.where(agreed & (rng.random(n) < .2), granted + 730 * DAY, NONE)
+    expires = np.where(agreed & (rng.random(n) < .2), granted + 365 * DAY, NONE)
     back = np.where(taken_back, back, NONE)
     until = np.minimum(spans["until"], np.where(back == NONE, spans["until"], back))
     until = np.where(agreed, np.minimum(until, np.where(expires == NONE, until, expires)), granted)
