@@ -224,7 +224,8 @@ class Enrolment:
 @dataclass(frozen=True)
 class Causes:
     "All that changes behaviour."
-    campaigns: tuple = (Campaign("C-COUPON", "middle"), Campaign("C-NOTHING", "first", arms=(Arm("control", .5), Arm("message", .5)), kind="message"))
+    campaigns: tuple = (Campaign("C-COUPON", "middle"),
+                        Campaign("C-NOTHING", "first", arms=(Arm("control", .5), Arm("message", .5)), kind="message"))
     tier: TierEffect = TierEffect()
     launch: Launch = Launch()
     enrolment: Enrolment = Enrolment()
@@ -235,7 +236,8 @@ class Causes:
     def without_effects(self):  # Causes
         "The same programme, doing nothing: every effect zero."
         def still(arm): return Arm(arm.name, arm.share)
-        calm = tuple(Campaign(c.campaign_id, c.start, c.days, tuple(map(still, c.arms)), c.active_days, 0., 0., c.kind) for c in self.campaigns)
+        calm = tuple(Campaign(c.campaign_id, c.start, c.days, tuple(map(still, c.arms)), c.active_days, 0., 0., c.kind)
+                     for c in self.campaigns)
         n = len(self.tier.orders_30d)
         return Causes(calm, TierEffect((0.,) * n, (1.,) * n, (1.,) * n), Launch(self.launch.dates, 0.),
                       Enrolment(self.enrolment.start, self.enrolment.base, self.enrolment.slope, self.enrolment.recent_days, 0.))
@@ -312,7 +314,7 @@ class World:
         for name in ("start", "end"): object.__setattr__(self, name, check_as_of(getattr(self, name)).isoformat())
         _check(self.days >= 90, f"a programme needs at least 90 days; {self.start} to {self.end} are {self.days}.")
         n = len(self.tiers.names)
-        for group, name in ((self.points, "tier_factors"), (self.causes.tier, "orders_30d"), (self.causes.tier, "attrition"), (self.causes.tier, "basket")):
+        for group, name in ((self.points, "tier_factors"), *((self.causes.tier, f.name) for f in fields(TierEffect))):
             _check(len(getattr(group, name)) == n, f"{type(group).__name__}.{name} needs a value for each of the {n} tiers.")
         _check(len(self.causes.launch.dates) == REGIONS, f"Launch.dates needs {REGIONS} entries, one a region; '' is never.")
 
@@ -378,7 +380,8 @@ def from_json(
     def group(kind, values): return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
     causes = plain["causes"]
     campaigns = tuple(group(Campaign, {**c, "arms": [group(Arm, a) for a in c["arms"]]}) for c in causes["campaigns"])
-    made = {"causes": Causes(campaigns, group(TierEffect, causes["tier"]), group(Launch, causes["launch"]), group(Enrolment, causes["enrolment"]))}
+    others = {name: group(kind, causes[name]) for name, kind in (("tier", TierEffect), ("launch", Launch), ("enrolment", Enrolment))}
+    made = {"causes": Causes(campaigns, **others)}
     kinds = {"purchases": Purchases, "spend": Spend, "season": Season, "tastes": Tastes, "tiers": TierPolicy, "points": PointsPolicy,
              "contacts": Contacts, "faults": Faults}
     made |= {name: group(kind, plain[name]) for name, kind in kinds.items()}
