@@ -1801,6 +1801,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'memtag_research/world/purchases.py'),
                                                  'memtag_research.world.purchases._draw_lots': ( 'world/purchases.html#_draw_lots',
                                                                                                  'memtag_research/world/purchases.py'),
+                                                 'memtag_research.world.purchases._end_of_day': ( 'world/purchases.html#_end_of_day',
+                                                                                                  'memtag_research/world/purchases.py'),
                                                  'memtag_research.world.purchases._enrol': ( 'world/purchases.html#_enrol',
                                                                                              'memtag_research/world/purchases.py'),
                                                  'memtag_research.world.purchases._evaluate': ( 'world/purchases.html#_evaluate',

@@ -7,7 +7,8 @@ invents the orders of people who are no members, and writes returns, top-ups, gi
   `topup` and `giftcard_sale` come on top and are no sales. On every line list = net + discount + coupon + points.
 - Tastes are planted line by line: a line is of the first category with probability `top_interest` (second, else by popularity),
   reduced with the person's `promo`, the newest product with `newness` where one was launched in the last `NEW_DAYS` days.
-- Returns are orders of their own, with minus signs, and refer to the sale. Payments add up to net and points of an order.
+- Returns, and exchanges for something of the same price, are orders of their own, with minus signs, and refer to the sale.
+- Payments add up to net and points of an order.
 
 The value of an order is planted, so a line's list price is near the product's (within a step of the price grid), not equal to it."""
 
@@ -386,7 +387,7 @@ def _tenders(world, block, sales):
     return np.where((tender == _CASH) & (sales["channel"] > 0), _ELECTRONIC[world.locale], tender)
 
 def _top_ups(sales, tender, total, top_up):
-    "Orders before which a card is topped up, and by how much."
+    "Orders at which a card is topped up first, and by how much."
     row = np.flatnonzero(tender == _STORED)
     row = row[np.lexsort((sales["ts"][row], sales["member"][row]))]
     new = np.diff(sales["member"][row], prepend=-1) != 0
@@ -412,9 +413,9 @@ def _gift_cards(world, block, sales, total, worth):
     return buyer, spent
 
 # %% ../../nbs/world/04_baskets.ipynb #d7a15b0d
-def _alone(world, sales, order, number, ts, kind, cents):
-    "Lines that are orders of their own, beside the orders given."
-    n, store = len(order), sales["store"][order]
+def _alone(world, sales, order, number, kind, cents):
+    "Lines that are orders of their own, at the moment and place of the orders given."
+    n, ts, store = len(order), sales["ts"][order], sales["store"][order]
     out = {name: np.zeros(n, np.int64) for name in _NUMBERS} | {name: np.full(n, NONE) for name in ("product_id", "original_order_id")}
     return out | {
         "order_id": number, "line_no": np.ones(n, np.int64), "member_id": sales["member"][order], "ts": ts, "line_kind": kind,
@@ -429,8 +430,7 @@ def _prepaid(world, block, sales, tender, total, first_number):
     buyer, spent = _gift_cards(world, block, sales, total, top_up // 2)
     order, kind = np.concatenate([row, buyer]), np.repeat([_TOPUP, _CARD], [len(row), len(buyer)]).astype(np.int8)
     cents = np.concatenate([cents, np.full(len(buyer), top_up // 2)])
-    ts = np.maximum(sales["ts"][order] - np.where(kind == _TOPUP, 300, 0), world.first_day * DAY)
-    return _alone(world, sales, order, first_number + np.arange(len(order)), ts, kind, cents), spent
+    return _alone(world, sales, order, first_number + np.arange(len(order)), kind, cents), spent
 
 # %% ../../nbs/world/04_baskets.ipynb #7337cfb3
 def _payments(world, sales, tender, total, spent, first_return, prepaid):
