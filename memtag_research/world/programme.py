@@ -111,6 +111,7 @@ def _intervals(world, cards, evaluations):
     until[follows] = first[follows + 1]
     return owner, tier, first, np.where(until < world.last_day, until, NONE), reason
 
+# %% ../../nbs/world/05_programme.ipynb #1d5c64f1
 def tier_history(
     world: World,
     block: int,
