@@ -1445,6 +1445,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'memtag_research/world/contacts.py'),
                                                 'memtag_research.world.contacts._clicks': ( 'world/contacts.html#_clicks',
                                                                                             'memtag_research/world/contacts.py'),
+                                                'memtag_research.world.contacts._closed': ( 'world/contacts.html#_closed',
+                                                                                            'memtag_research/world/contacts.py'),
                                                 'memtag_research.world.contacts._consents': ( 'world/contacts.html#_consents',
                                                                                               'memtag_research/world/contacts.py'),
                                                 'memtag_research.world.contacts._day_of_visit': ( 'world/contacts.html#_day_of_visit',

@@ -352,6 +352,7 @@ def _settle(world, events, used):
         results[:, taking[low:high]] = _rank(prices, {name: view[low:high] for name, view in views.items()}, state[:, :high - low], used)
     return results
 
+# %% ../../nbs/world/05_programme.ipynb #1ec2f5e4
 def _rank(prices, now, state, used):
     "One taking each, of many cards."
     lost, back, back_gone = state
