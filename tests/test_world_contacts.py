@@ -410,6 +410,14 @@ def test_members_are_all_cards_and_second_cards_tell_little(made):
         if band: assert int(band[:2]) <= year < (int(band[3:]) + 1 if band[3:] else 120)
 
 
+def test_a_closing_before_joining_closes_nothing(made):
+    early = made.cards | {"closed": made.cards["joined"] - DAY}
+    tables, truth = made.make(cards=early)
+    assert (tables["members"]["closed_at"] == NONE).all() and (truth["contacts"]["agreed_until"] >= truth["contacts"]["granted_at"]).all()
+    open_ended, _ = made.make(cards=made.cards | {"closed": np.full(len(early["closed"]), NONE)})
+    assert np.array_equal(tables["events"]["ts"], open_ended["events"]["ts"])
+
+
 def test_tags_are_right_as_often_as_their_source_is_and_the_truth_says_where():
     made = Made(mean=1, n_members=4096)
     table, truth = made.tables["assigned_tags"], made.truth["assigned_tags"]

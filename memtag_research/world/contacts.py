@@ -25,15 +25,18 @@ from .parameters import BLOCK, NONE, Coded, Numbered, World, stream
 from .people import CATEGORIES, CHANNELS, DAY, DAYPARTS, POPULARITY
 
 # %% ../../nbs/world/06_contacts.ipynb #88d65af9
+def _closed(cards):
+    "Moment at which each account was closed; a closing before joining closes nothing."
+    return np.where(cards["closed"] > cards["joined"], cards["closed"], NONE)
+
 def _spans(world, block, people, cards, orders):
     "Per person: begin, end, moment of membership, and of the last sign of interest; begin < active <= until."
-    n, start, end = len(people["person"]), world.first_day * DAY, world.last_day * DAY
+    n, start, end, closed = len(people["person"]), world.first_day * DAY, world.last_day * DAY, _closed(cards)
     first = np.where(people["first"] == NONE, people["joined"], people["first"])
     begin = np.clip(np.minimum(people["joined"], first), start, end - 1)
     last = begin.copy()
     np.maximum.at(last, orders["person"], orders["ts"])
-    closed = np.where(cards["closed"][:n] == NONE, end, np.minimum(cards["closed"][:n], end))
-    until = np.maximum(closed, last + 1)
+    until = np.maximum(np.where(closed[:n] == NONE, end, np.minimum(closed[:n], end)), last + 1)
     lingers = (stream(world, block, "contacts.spans").exponential(120, n) * DAY).astype(np.int64)
     return {"begin": begin, "until": until, "active": np.minimum(until, last + 1 + lingers),
             "member": np.clip(people["joined"], begin, until - 1)}
@@ -333,7 +336,8 @@ def _feedback(world, block, people, orders):
     span = np.where(displeased, np.array([7, 3, 3, 1])[kind], np.array([4, 2, 2, 1])[kind])
     score = np.where(kind == 3, np.nan, low + (u[2] * span).astype(np.int64))
     text = np.where(kind >= 2, (u[3] * 3).astype(np.int8) + np.where(displeased, 3, 0), -1).astype(np.int8)
-    ts = orders["ts"][said] + 1800 + np.minimum(rng.exponential(3 * DAY, len(said)), 30 * DAY - 1800).astype(np.int64)
+    ts = orders["ts"][said] + 1800 + np.minimum(rng.exponential(3 * DAY, len(said)), 29 * DAY).astype(np.int64)
+    ts += np.where(ts % DAY < 8 * 3600, 8 * 3600, 0)     # nobody writes at night
     keep = ts < world.last_day * DAY
     part = {"card": orders["card"][said], "ts": ts, "kind": kind, "score": score, "text": text}
     return _in_order(world, [{name: column[keep] for name, column in part.items()}])
@@ -366,7 +370,7 @@ def _members(world, block, people, cards, stores):
     age = (cards["joined"] // DAY - people["birth"][person]) // 365.25
     known = ~own & (people["birth"][person] > -20_000) & (age >= 14)
     band = np.searchsorted((18, 25, 30, 35, 40, 50, 60), age, side="right")
-    table = {"member_id": _member(block, np.arange(len(person))), "joined_at": cards["joined"], "closed_at": cards["closed"],
+    table = {"member_id": _member(block, np.arange(len(person))), "joined_at": cards["joined"], "closed_at": _closed(cards),
              "birth_date": np.where(own, people["birth"][person], NONE),
              "age_band": Coded(np.where(known, band, -1).astype(np.int8), _AGES),
              "gender": Coded(np.where(own, people["gender"][person], -1).astype(np.int8), _GENDERS),
@@ -447,6 +451,7 @@ def _assigned_tags(world, block, people, spans, category_names):
                       "expires_at": expires, "revoked_at": np.where(gone, revoked, NONE), "store": people["store"][who]})
     return _tag_table(world, block, _in_order(world, parts), category_names)
 
+# %% ../../nbs/world/06_contacts.ipynb #787034a9
 def _tag_table(world, block, rows, category_names):
     "Columns of `assigned_tags` from its rows, and the truth."
     values, guide = (*category_names, *_LEVELS, "yes", "no"), rows["source"] == 1
