@@ -27,6 +27,7 @@
 - `memtag_research.world.calendar`: Festivals, and how heavy each day of the year is
 - `memtag_research.world.contacts`: Visits, messages, consents, opinions and ids of the people of a block: all that happens beside buying
 - `memtag_research.world.faults`: What goes wrong with data and what people do wrong, on request, and each counted
+- `memtag_research.world.files`: The same programme as tills, spreadsheets and market places export it
 - `memtag_research.world.parameters`: Everything that is planted, each with a default, in one frozen object
 - `memtag_research.world.people`: Who is in the programme: how often they would buy, what they like, where they live, who they know
 - `memtag_research.world.programme`: What the programme gives to its members, and the plain rules that say whether that is right

@@ -61,13 +61,31 @@ def _scope_option(command):
 # %% ../nbs/40_cli.ipynb #1c69c25b
 @main.command()
 @click.argument("folder", metavar="DIR")
-@click.option("--dataset", required=True, metavar="NAME", help="complete-journey, online-retail or cdnow-sample.")
-def init(folder, dataset):
-    "Make a workspace of a public dataset."
+@click.option("--dataset", required=True, metavar="NAME", help="complete-journey, online-retail, cdnow-sample or simulated.")
+@click.option("--members", type=int, metavar="N", help="Simulated: how many people; 2000 by default.")
+@click.option("--seed", type=int, metavar="S", help="Simulated: another seed, another programme; 0 by default.")
+@click.option("--start", metavar="DATE", help="Simulated: first day; 2023-01-01 by default.")
+@click.option("--end", metavar="DATE", help="Simulated: the day after the last one; 2025-01-01 by default.")
+@click.option("--lang", "locale", type=click.Choice(["en", "zh"]), help="Simulated: language, zone and currency.")
+@click.option("--messy", "as_messy_files", is_flag=True, help="Simulated: the same programme as messy exports too, in DIR/files.")
+def init(folder, dataset, **given):
+    "Make a workspace of a public dataset, or of an invented programme."
+    given = {name: value for name, value in given.items() if value not in (None, False)}
+    if dataset == "simulated": return _simulate(folder, given)
     from memtag_research.data.datasets import init_workspace
+    if given: raise ParameterError(f"--{next(iter(given)).replace('locale', 'lang')} goes with --dataset simulated only, not with {dataset}.")
     root = init_workspace(folder, dataset)
     click.echo(f"Made {root}/memtag.yaml. Next: memtag ingest -w {root}")
 
+def _simulate(folder, given):
+    "Invent a programme and say what was made."
+    from memtag_research.data.simulate import make_programme
+    made = make_programme(directory=folder, n_members=given.pop("members", 2_000), **given)
+    for name, table in made.workspace.manifest["tables"].items(): click.echo(f"{name:<14}{table['rows']:>14,} rows")
+    click.echo(f"Made {folder}: {made.workspace.log_start} to {made.workspace.log_end}; the truth is in {folder}/truth. "
+               f"Next: memtag metrics -w {folder} --period {made.workspace.log_end:%Y-%m}")
+
+# %% ../nbs/40_cli.ipynb #c035f60e
 @main.command()
 @_workspace_option
 @click.option("--force", is_flag=True, help="Read again even when nothing changed.")

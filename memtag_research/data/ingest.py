@@ -27,10 +27,10 @@ import sqlglot
 from sqlglot import exp
 
 import memtag_research.data
-from ..core import ContractError, DefinitionError, Failure, MemtagError, did_you_mean, mask
+from ..core import ContractError, DefinitionError, Failure, did_you_mean, mask
 from .contracts import MONEY_KINDS, ORDER_KINDS, Column, check_table, contract
 from .engine import ISO_FORMATS, OFFSET, connect, read_times, to_local, to_utc, total
-from .grains import member_days_grain, orders_grain
+from .grains import grains
 from .sources import find_files, read_source, sha256_of, unreadable
 from .workspace import GRAINS, read_config, write_version, writing
 
@@ -263,7 +263,7 @@ def _finished(kept, table, config):
 # %% ../../nbs/data/06_ingest.ipynb #74b56267
 def _extra(table, spec):
     "Columns of the user's own; `_check_mapping` saw that each has a type."
-    return set(spec["columns"]) - set(contract(table).columns)
+    return set(spec.get("columns", ())) - set(contract(table).columns)
 
 def _check_twice(paths):
     "The same export under two names would count everything twice."
@@ -379,8 +379,7 @@ def _build(con, config, root, folder):
     if failures: raise ContractError(f"{config.name}: the data do not fit, nothing was written:", failures)
     if "order_lines" in tables:
         lines = con.read_parquet(folder / "order_lines.parquet")
-        by_member = member_days_grain(lines).order_by("member_id", "local_date")   # group-bys on it run twice as fast
-        for name, grain in (("orders", orders_grain(lines)), ("member_days", by_member)):
+        for name, grain in grains(lines).items():
             con.to_parquet(grain, folder / f"{name}.parquet")
             rows = int(con.read_parquet(folder / f"{name}.parquet").count().execute())
             tables[name] = TableReport(rows, {}, rows)

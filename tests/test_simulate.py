@@ -1,0 +1,262 @@
+"""The simulated programme as a whole: tables that fit together, sums that hold, a seed that decides, a truth that is apart."""
+
+from dataclasses import replace
+
+import duckdb
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from memtag_research.core import DefinitionError, NotComputable, ParameterError
+from memtag_research.data.contracts import contracts
+from memtag_research.data.ingest import check_workspace, ingest
+from memtag_research.data.simulate import make_programme, read_truth
+from memtag_research.data.workspace import open_workspace
+from memtag_research.world.parameters import Causes, Contacts, Faults, Purchases, Tastes, World, to_json
+
+TABLES = [*contracts(), "orders", "member_days"]
+
+
+@pytest.fixture(scope="module", params=["en", "zh"])
+def made(request, tmp_path_factory):
+    "Two years of 1,500 people, in London with its summer time, or in Shanghai."
+    return make_programme(1_500, seed=11, locale=request.param, directory=tmp_path_factory.mktemp("made") / "programme")
+
+
+@pytest.fixture(scope="module")
+def sql(made):
+    "A question to the tables, truth as `truth_…`."
+    con = duckdb.connect()
+    con.execute("SET TimeZone = 'UTC'")
+    for name in TABLES:
+        con.execute(f"CREATE VIEW {name} AS FROM read_parquet('{made.workspace.folder / name}.parquet')")
+    for name in made.truth.tables():
+        con.execute(f"CREATE VIEW truth_{name} AS FROM read_parquet('{made.truth.folder / name}.parquet')")
+    return lambda text: con.execute(text).fetchall()
+
+
+def test_every_canonical_table_is_there_filled_and_keeps_its_contract(made):
+    assert {name: made.workspace.manifest["tables"][name]["rows"] > 0 for name in TABLES} == dict.fromkeys(TABLES, True)
+    assert check_workspace(made.workspace) == []
+
+
+def test_every_column_of_the_contracts_is_used_somewhere(made):
+    "A column that is always empty, or not there, cannot exercise anything."
+    unused = set()
+    for name, spec in contracts().items():
+        schema = pq.read_schema(made.workspace.folder / f"{name}.parquet").names
+        frame = pq.read_table(made.workspace.folder / f"{name}.parquet")
+        unused |= {f"{name}.{c}" for c in spec.columns if c not in schema or frame[c].null_count == len(frame)}
+    # nobody asks for these here: incomes and marriages are sensitive, product rows are not dated, one scope of targets is the whole
+    allowed = {"members.income_band", "members.marital_status", "members.household_size", "products.valid_from", "products.valid_to",
+               "targets.scope"}
+    assert unused <= allowed, sorted(unused - allowed)
+
+
+REFERENCES = [
+    *((t, "member_id", "members", "member_id") for t, spec in contracts().items() if "member_id" in spec.columns and t != "members"),
+    ("member_merges", "from_id", "members", "member_id"), ("member_merges", "to_id", "members", "member_id"),
+    ("order_lines", "product_id", "products", "product_id"), ("events", "product_id", "products", "product_id"),
+    ("order_lines", "store_id", "stores", "store_id"), ("order_lines", "original_order_id", "order_lines", "order_id"),
+    ("payments", "order_id", "order_lines", "order_id"), ("redemptions", "order_id", "orders", "order_id"),
+    ("points_ledger", "order_id", "order_lines", "order_id"), ("redemptions", "campaign_id", "campaigns", "campaign_id"),
+    ("exposures", "campaign_id", "campaigns", "campaign_id"), ("tier_history", "tier", "benefits", "tier"),
+    ("truth_orders", "order_id", "orders", "order_id"), ("truth_people", "member_id", "members", "member_id"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("table, column, other, key", REFERENCES)
+def test_references_lead_somewhere(sql, table, column, other, key):
+    known = f"SELECT {key} FROM {other} WHERE {key} IS NOT NULL"
+    assert sql(f"SELECT count(*) FROM {table} WHERE {column} IS NOT NULL AND {column} NOT IN ({known})") == [(0,)]
+    assert sql(f"SELECT count({column}) > 0 FROM {table}") == [(True,)]
+
+
+def test_orders_are_paid_to_the_cent(sql):
+    paid = """SELECT count(*), count(*) FILTER (WHERE p IS DISTINCT FROM n) FROM
+        (SELECT order_id, sum(net_cents) n FROM order_lines GROUP BY 1)
+        FULL JOIN (SELECT order_id, sum(cents) p FROM payments WHERE tender <> 'points' GROUP BY 1) USING (order_id)
+        WHERE n <> 0 OR p <> 0"""
+    orders, wrong = sql(paid)[0]
+    assert orders > 10_000 and wrong == 0
+
+
+def test_points_are_conserved_on_every_day(sql):
+    "earned + adjusted = redeemed + expired + balance; and no balance is ever below zero."
+    running = "SELECT sum(points) OVER (PARTITION BY member_id ORDER BY ts, entry_id) b FROM points_ledger"
+    assert sql(f"SELECT count(*) FROM ({running}) WHERE b < 0") == [(0,)]
+    assert sql("SELECT count(DISTINCT kind) >= 6 FROM points_ledger") == [(True,)]
+    assert sql("SELECT sum(points) FROM points_ledger WHERE kind = 'merge'") == [(0,)]
+    ends = "(kind = 'earn') <> (expires_at IS NOT NULL) AND kind IN ('redeem', 'expire', 'earn')"
+    assert sql(f"SELECT count(*) FROM points_ledger WHERE {ends}") == [(0,)]
+    paid = """SELECT count(*), count(*) FILTER (WHERE c IS DISTINCT FROM p) FROM
+        (SELECT order_id, sum(points_cents) c FROM order_lines WHERE line_kind <> 'return' GROUP BY 1 HAVING c <> 0)
+        FULL JOIN (SELECT order_id, -sum(points) p FROM points_ledger WHERE kind = 'redeem' AND order_id IS NOT NULL GROUP BY 1)
+        USING (order_id)"""
+    orders, wrong = sql(paid)[0]
+    assert orders > 300 and wrong == 0
+
+
+def test_nobody_expires_early_and_no_lot_lives_too_long(sql):
+    "First in, first out: what is left of a lot goes on the day it expires, and not before."
+    ends = "SELECT expires_at FROM points_ledger WHERE expires_at IS NOT NULL"
+    assert sql(f"SELECT count(*) FROM points_ledger WHERE kind = 'expire' AND reason <> 'closed' AND ts NOT IN ({ends})") == [(0,)]
+
+
+def test_tiers_have_neither_gaps_nor_overlaps(sql):
+    gaps = """SELECT count(*) FROM (SELECT valid_to, lead(valid_from) OVER (PARTITION BY member_id ORDER BY valid_from) n FROM tier_history)
+        WHERE n IS NOT NULL AND n <> valid_to"""
+    assert sql(gaps) == [(0,)]
+    assert sql("SELECT count(*) FROM tier_history WHERE valid_to <= valid_from") == [(0,)]
+    assert sql("SELECT count(DISTINCT tier) FROM tier_history") == [(4,)]
+
+
+def test_local_dates_are_those_of_the_zone(made, sql):
+    zone = made.workspace.config.zone
+    for name, spec in contracts().items():
+        if spec.time and spec.time in pq.read_schema(made.workspace.folder / f"{name}.parquet").names:
+            local = f"timezone('{zone}', {spec.time}::TIMESTAMPTZ)::DATE"
+            assert sql(f"SELECT count(*) FROM {name} WHERE {local} <> local_date") == [(0,)], name
+    assert sql(f"SELECT count(*) FROM order_lines WHERE extract(hour FROM timezone('{zone}', ts::TIMESTAMPTZ)) <> local_hour") == [(0,)]
+
+
+def test_nothing_happens_outside_the_world(made, sql):
+    world = made.truth.world
+    for name, spec in contracts().items():
+        if spec.time and "local_date" in spec.columns and name != "members":
+            outside = f"local_date < DATE '{world.start}' OR local_date >= DATE '{world.end}'"
+            assert sql(f"SELECT count(*) FROM {name} WHERE {outside}") == [(0,)], name
+
+
+def test_members_do_nothing_before_they_join_but_buy(sql):
+    "A purchase before joining is entered later in real files too; everything else needs a member."
+    for table in ("points_ledger", "consents", "benefit_uses", "assigned_tags"):
+        assert sql(f"SELECT count(*) FROM {table} t JOIN members m USING (member_id) WHERE t.ts < m.joined_at") == [(0,)], table
+    first = "SELECT member_id, min(ts) AS first FROM orders GROUP BY 1"
+    late = sql(f"SELECT avg((m.joined_at > o.first)::INT) FROM ({first}) o JOIN members m USING (member_id)")
+    assert .04 < late[0][0] < .14
+
+
+def test_the_truth_is_apart_from_the_tables(made, sql):
+    "No latent rate, cause or link can be read off a table."
+    told = {c for name in TABLES for c in pq.read_schema(made.workspace.folder / f"{name}.parquet").names}
+    assert not told & {"lam", "p", "mu", "spend_mean", "died", "cause", "alive_days", "weight", "promo", "interest", "clock"}
+    assert sql("SELECT count(*) FROM truth_links") > sql("SELECT count(*) FROM member_merges")
+    assert made.truth.folder.parent == made.workspace.root and "truth" not in made.workspace.tables()
+    assert read_truth(made.workspace.root).world == made.truth.world
+
+
+def test_purchases_in_the_tables_are_those_of_the_truth(made, sql):
+    "Own repeat orders that were not lost or unseen, by person; a returned order was still a purchase."
+    counted = sql("SELECT count(*) FROM truth_orders WHERE cause = 'base'")[0][0]
+    people = made.truth.people
+    assert counted + made.truth.counts["lost_orders"] >= people.x.sum() + people["T"].notna().sum() >= counted
+    after = "truth_orders JOIN truth_people p USING (member_id) JOIN orders o USING (order_id) WHERE o.ts::DATE > p.died::DATE + 1"
+    assert sql(f"SELECT count(*) FROM {after}") == [(0,)]
+
+
+# the seed decides, not the machine
+
+def content(simulated):
+    folders = (simulated.workspace.folder, simulated.truth.folder)
+    return {p.name: pq.read_table(p) for folder in folders for p in sorted(folder.glob("*.parquet"))}
+
+
+def test_threads_and_chunks_change_nothing():
+    short = dict(n_members=9_000, start="2024-01-01", end="2024-04-01", seed=5)
+    one, two = content(make_programme(**short, threads=1)), content(make_programme(**short, threads=3, chunk_members=10_000))
+    assert one.keys() == two.keys()
+    for name in one: assert one[name].equals(two[name]), name
+    other = content(make_programme(**short | {"seed": 6}))
+    assert not other["order_lines.parquet"].equals(one["order_lines.parquet"])
+
+
+def test_grains_by_ranges_are_the_grains_of_the_whole(monkeypatch, tmp_path):
+    from memtag_research.data import simulate
+
+    short = dict(n_members=9_000, start="2024-01-01", end="2024-04-01", seed=5)
+    whole = content(make_programme(**short))
+    monkeypatch.setattr(simulate, "LINES_AT_ONCE", 10_000)
+    parts = content(make_programme(**short))
+    for name in ("orders.parquet", "member_days.parquet"):
+        pd.testing.assert_frame_equal(whole[name].to_pandas(), parts[name].to_pandas())
+
+
+def test_the_same_world_without_its_effects():
+    "Nobody buys less because a campaign does nothing: own purchases are the same, only additional ones are gone."
+    planted = dict(n_members=1_000, end="2024-01-01", seed=2)
+    flat = replace(Causes().tier, attrition=(1., 1., 1., 1.))
+    loud = make_programme(**planted, causes=replace(Causes(), tier=flat))
+    calm = make_programme(**planted, causes=Causes().without_effects())
+    for column in ("lam", "x", "t_x", "T", "repeat_mean", "died"):
+        np.testing.assert_array_equal(loud.truth.people[column], calm.truth.people[column])
+    assert set(calm.truth.table("orders").cause) == {"base"} < set(loud.truth.table("orders").cause)
+
+
+# on request
+
+def test_faults_are_counted():
+    faults = Faults(duplicate_lines=.01, returns_without_sale=.2, late_records=.05, negative_balances=.02, points_abuse=.01,
+                    coupon_abuse=.02)
+    faulty, clean = (make_programme(1_500, "2024-01-01", "2025-01-01", seed=7, faults=f) for f in (faults, Faults()))
+    counts = {name: n for name, n in faulty.truth.counts.items() if name.startswith("fault_")}
+    assert len(counts) >= 6 and min(counts.values()) > 0
+    assert not any(name.startswith("fault_") for name in clean.truth.counts)
+    assert check_workspace(faulty.workspace) == []
+    lines = [s.workspace.table("order_lines").count().execute() for s in (faulty, clean)]
+    assert lines[0] > lines[1] + counts["fault_duplicate_lines"] - 1
+
+
+def test_odd_worlds_can_be_made():
+    make_programme(1, "2024-01-01", "2024-04-01")
+    make_programme(60, "2024-02-29", "2024-06-01", causes=Causes(campaigns=()), contacts=replace(Contacts(), incident=(), app_share=0.))
+    make_programme(60, "2024-01-01", "2024-05-01", purchases=Purchases("pareto_nbd", never_share=1.), tastes=Tastes(second_card_share=0.))
+    quiet = make_programme(200, "2024-01-01", "2024-06-01", contacts=replace(Contacts(), non_member_share=0., refund_rate=0.))
+    assert quiet.workspace.table("order_lines").filter(lambda t: t.member_id.isnull()).count().execute() == 0
+
+
+def test_a_workspace_is_not_overwritten(tmp_path):
+    make_programme(20, "2024-01-01", "2024-04-01", directory=tmp_path / "one")
+    before = (tmp_path / "one/data/current/manifest.json").read_text()
+    with pytest.raises(DefinitionError, match="is a workspace already"):
+        make_programme(20, "2024-01-01", "2024-04-01", directory=tmp_path / "one")
+    assert (tmp_path / "one/data/current/manifest.json").read_text() == before
+    assert ingest(tmp_path / "one").unchanged
+
+
+def test_wrong_questions():
+    with pytest.raises(ParameterError, match="no argument 'sed'. Did you mean 'seed'"): make_programme(20, sed=1)
+    with pytest.raises(NotComputable, match="not a simulated programme"): read_truth("/nowhere")
+    with pytest.raises(ParameterError, match="at least 90 days"): make_programme(20, "2024-01-01", "2024-01-31")
+    with pytest.raises(ParameterError, match="chunk_members"): make_programme(20, "2024-01-01", "2024-04-01", chunk_members=0)
+    with pytest.raises(ParameterError, match="threads"): make_programme(20, "2024-01-01", "2024-04-01", threads=0)
+
+
+def test_an_interrupted_run_leaves_no_workspace(tmp_path, monkeypatch):
+    from memtag_research.data import simulate
+
+    def broken(*_): raise KeyboardInterrupt
+    monkeypatch.setattr(simulate, "make_contacts", broken)
+    with pytest.raises(KeyboardInterrupt): make_programme(20, "2024-01-01", "2024-04-01", directory=tmp_path / "half")
+    assert not (tmp_path / "half/memtag.yaml").exists() and not (tmp_path / "half/data/current").exists()
+    monkeypatch.undo()
+    assert open_workspace(make_programme(20, "2024-01-01", "2024-04-01", directory=tmp_path / "half").workspace.root).has("members")
+
+
+def test_probability_of_silence_adds_up():
+    "Over all who had bought, expected silence is what came: within four standard deviations, in every model."
+    for how in (Purchases(), Purchases("pareto_nbd")):
+        made = make_programme(3_000, "2023-01-01", "2024-01-01", seed=8, purchases=how, causes=Causes().without_effects(),
+                              contacts=replace(Contacts(), incident=()))
+        silence = made.truth.p_no_purchase("2023-08-01", 60).set_index("member_id").p_no_purchase
+        dates = made.workspace.table("orders").select("order_id", "local_date").execute()
+        own = made.truth.table("orders").merge(dates, on="order_id")
+        bought = own[(own.local_date >= pd.Timestamp("2023-08-01")) & (own.local_date < pd.Timestamp("2023-09-30"))].member_id
+        actual = (~silence.index.isin(bought)).sum()
+        assert abs(actual - silence.sum()) < 4 * np.sqrt((silence * (1 - silence)).sum()), how.model
+
+
+def test_parameters_are_saved_as_they_were():
+    world = World(seed=3, faults=Faults(late_records=.1))
+    assert to_json(world)["faults"]["late_records"] == .1
