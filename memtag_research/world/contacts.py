@@ -266,12 +266,13 @@ def _messages(world, block, deal):
 _INTERACTIONS = {   # shares of what interacting people do
     "check_in": .3, "like": .2, "share": .1, "comment": .06, "follow": .04, "task_complete": .12, "attend": .03, "live_watch": .05,
     "ad_click": .05, "survey": .02, "store_visit": .03}
+_INTERACTING, _FRIENDS, _DELETE = .3, .35, .2      # people who interact at all, who add a guide on WeCom; of those, who delete him
 _ABOUT_SOMETHING = {"like", "share", "comment", "follow", "live_watch", "ad_click"}
 
 def _interactions(world, block, people, spans):
     "What interacting people do, the kind of people; WeCom friends."
     n, rng = len(people["person"]), stream(world, block, "contacts.interactions")
-    interacting = rng.random(n) < .3
+    interacting = rng.random(n) < _INTERACTING
     person, at = _happenings(rng, spans["member"], np.where(interacting, spans["active"], 0), world.contacts.interactions_month)
     kind = np.searchsorted(np.cumsum(list(_INTERACTIONS.values()))[:-1], rng.random(len(person)), side="right")
     topic, pieces = _category(world, rng, people, person), []
@@ -279,9 +280,9 @@ def _interactions(world, block, people, spans):
         rows = np.flatnonzero(kind == k)
         source = 0 if event == "store_visit" else 1
         pieces.append(_piece(event, person[rows], at[rows], source, topic=topic[rows] if event in _ABOUT_SOMETHING else -1))
-    friends = np.flatnonzero(rng.random(n) < .35)
+    friends = np.flatnonzero(rng.random(n) < _FRIENDS)
     added = _moments(rng, spans["member"][friends], spans["until"][friends])
-    gone = (rng.random(len(friends)) < .2) & (added + 1 < spans["until"][friends])
+    gone = (rng.random(len(friends)) < _DELETE) & (added + 1 < spans["until"][friends])
     leaving = _moments(rng, added[gone] + 1, spans["until"][friends[gone]])
     wecom = _SOURCES.index("wecom")
     pieces += [_piece("wecom_add", friends, added, wecom), _piece("wecom_delete", friends[gone], leaving, wecom)]
@@ -319,6 +320,7 @@ def _claims(world, block, cards, orders, exposures, kinds, spans):
 
 # %% ../../nbs/world/06_contacts.ipynb #c7815369
 _KINDS = ("nps", "csat", "review", "complaint")
+_DISPLEASED = (.7, .12)     # shares of those who returned something, and of the others
 _TEXTS = {   # three that please, three that do not
     "en": ("Fast and well packed.", "Exactly as described, will buy again.", "Good value.",
            "Smaller than expected.", "Arrived damaged.", "Late, and nobody answered."),
@@ -329,7 +331,7 @@ def _feedback(world, block, people, orders):
     rng, n = stream(world, block, "contacts.feedback"), len(orders["ts"])
     said = np.flatnonzero(rng.random(n) < world.contacts.feedback_rate)
     u = rng.random((4, len(said)))
-    displeased = u[0] < np.where(orders["refund_cents"][said] > 0, .7, .12)
+    displeased = u[0] < np.where(orders["refund_cents"][said] > 0, *_DISPLEASED)
     shares = np.where(displeased[:, None], (.35, .55, .7), (.4, .65, 1.))      # cumulated: nps, csat, review; the rest complains
     kind = (u[1][:, None] >= shares).sum(axis=1).astype(np.int8)
     low = np.where(displeased, np.array([0, 1, 1, 0])[kind], np.array([7, 4, 4, 0])[kind])
