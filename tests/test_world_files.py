@@ -1,0 +1,156 @@
+"""Messy files: what ingest makes of them is what was written, and every line of dirt is dropped by its name."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import openpyxl
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from memtag_research.core import ParameterError
+from memtag_research.data.ingest import ingest
+from memtag_research.data.simulate import make_programme
+from memtag_research.world.files import ROWS_A_BOOK, _whole_orders, write_messy
+from memtag_research.world.parameters import Faults
+
+PLACES = {"en": ("GBP", "Europe/London"), "zh": ("CNY", "Asia/Shanghai")}
+KEPT = ["line_id", "store_id", "order_id", "member_id", "ts", "product_id", "quantity", "list_cents", "discount_cents", "coupon_cents",
+        "points_cents", "net_cents", "line_kind", "original_order_id", "channel", "status", "local_date", "local_hour"]
+
+
+@pytest.fixture(scope="module", params=["en", "zh"])
+def messy(request, tmp_path_factory):
+    "(locale, canonical folder, folder of files, counts); Chinese files in UTF-8, as today's ingest reads them."
+    root = tmp_path_factory.mktemp(request.param)
+    faults = Faults(duplicate_lines=.02, returns_without_sale=.1, points_abuse=.1)
+    made = make_programme(400, "2023-06-01", "2024-06-01", 3, directory=root / "made", locale=request.param, faults=faults)
+    folder, (currency, zone) = made.workspace.root / "data/current", PLACES[request.param]
+    encoding = "utf-8" if request.param == "zh" else None
+    return request.param, folder, root / "files", write_messy(folder, root / "files", request.param, currency, zone, encoding)
+
+
+def ids_in_order(frame): return frame.sort_values("line_id").reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def ingested(messy):
+    report = ingest(messy[2])
+    return report, pd.read_parquet(messy[2] / "data/current/order_lines.parquet")
+
+
+def canonical(messy): return pd.read_parquet(messy[1] / "order_lines.parquet")
+
+
+def test_ingest_gives_back_what_was_written(messy, ingested):
+    before = canonical(messy)
+    before = before[before.channel != "marketplace"]
+    assert len(before) == messy[3]["lines"] > 2_000 and before.member_id.isna().any()
+    pd.testing.assert_frame_equal(ids_in_order(ingested[1])[KEPT], ids_in_order(before)[KEPT], check_dtype=False)
+    net = lambda lines: lines.groupby("order_id").net_cents.sum().sort_index()
+    pd.testing.assert_series_equal(net(ingested[1]), net(before))
+
+
+def test_every_line_of_dirt_is_dropped_by_its_name(messy, ingested):
+    counts, table = messy[3], ingested[0].tables["order_lines"]
+    assert table.dropped == {name: counts[name] for name in ("never paid", "test receipts", "totals")}
+    assert counts["totals"] == 12 and counts["never paid"] > 10 and counts["test receipts"] > 10
+    assert table.read == table.rows + sum(table.dropped.values())
+
+
+def test_one_file_a_month_with_a_column_more_from_the_middle_on(messy):
+    files = sorted(p for p in messy[2].glob("*_20*.csv"))
+    assert [p.stem.split("_")[1] for p in files] == [str(m) for m in pd.period_range("2023-06", "2024-05", freq="M")]
+    encoding = "utf-8-sig" if messy[0] == "en" else "utf-8"
+    widths = [len(p.read_text(encoding).splitlines()[0].split(";" if messy[0] == "en" else ",")) for p in files]
+    assert sorted(widths) == widths and set(widths) == {17, 18}
+    for path in files: assert re.search(rb"[^\r]\n", path.read_bytes()) is None     # lines end as on Windows
+
+
+def test_totals_at_the_end_are_those_of_the_lines(messy):
+    before = canonical(messy)
+    before = before[before.channel != "marketplace"]
+    month = before.local_date.astype(str).str[:7]
+    for path in messy[2].glob("*_20*.csv"):
+        last = path.read_text("utf-8-sig").splitlines()[-1]
+        amount = re.search(r'"(-?)[£￥]([\d,]+)\.(\d\d)"', last)
+        cents = int(amount[2].replace(",", "") + amount[3]) * (-1 if amount[1] else 1)
+        assert cents == before.net_cents[month == path.stem.split("_")[1]].sum()
+
+
+def test_the_market_place_tells_orders_with_masked_buyers(messy):
+    lines = canonical(messy)
+    lines = lines[lines.channel == "marketplace"]
+    name, refunds = {"en": ("marketplace_orders.csv", "marketplace_refunds.csv"), "zh": ("天猫订单.csv", "天猫退款.csv")}[messy[0]]
+    orders, back = (pd.read_csv(messy[2] / file, dtype=str) for file in (name, refunds))
+    assert len(orders) == messy[3]["market orders"] and len(back) == messy[3]["market refunds"] > 0
+    assert orders.iloc[:, 0].str.fullmatch(r'="\d{19}"').all() and orders.iloc[:, 0].is_unique
+    assert not orders.iloc[:, 1].str.contains("M0").any() and orders.iloc[:, 1].nunique() < 102
+    cents = lambda texts: texts.str.replace(r"[^\d-]", "", regex=True).astype(int)
+    number = lambda ids: '="3' + ids.str[1:].str.zfill(18) + '"'
+    sold, gone = lines[lines.line_kind != "return"], lines[lines.line_kind == "return"]
+    expected = sold.groupby(number(sold.order_id)).net_cents.sum()
+    assert dict(zip(orders.iloc[:, 0], cents(orders.iloc[:, 6]))) == expected.to_dict()
+    assert (cents(orders.iloc[:, 4]) - cents(orders.iloc[:, 5]) == cents(orders.iloc[:, 6])).all()
+    assert cents(back.iloc[:, 3]).sum() == -gone.net_cents.sum()
+    assert set(back.iloc[:, 1]) == set(number(gone.original_order_id))
+
+
+def test_the_spreadsheet_has_ids_as_text_two_header_lines_and_a_total(messy):
+    members = pd.read_parquet(messy[1] / "members.parquet")
+    path = messy[2] / {"en": "members.xlsx", "zh": "会员.xlsx"}[messy[0]]
+    book = openpyxl.load_workbook(path)
+    sheet = book.worksheets[0]
+    rows = list(sheet.iter_rows(values_only=True))
+    assert len(book.worksheets) == 2 and book.worksheets[1].sheet_state == "hidden"
+    assert {str(r) for r in sheet.merged_cells.ranges} == {"A1:C1", "D1:H1"} and len(rows) == len(members) + 3
+    assert [row[0] for row in rows[2:-1]] == members.member_id.tolist() and rows[-1][:2] == ({"en": "TOTAL", "zh": "合计"}[messy[0]], len(members))
+    ids = pd.read_parquet(messy[1] / "identities.parquet")
+    phones = ids[ids.channel == "phone"].set_index("member_id").channel_id.reindex(members.member_id)
+    assert [row[6] for row in rows[2:-1]] == [None if pd.isna(p) else p for p in phones] and phones.notna().mean() > .9
+    zone = PLACES[messy[0]][1]
+    joined = members.joined_at.dt.tz_localize("UTC").dt.tz_convert(zone).dt.strftime("%Y-%m-%d %H:%M")
+    assert [row[1] for row in rows[2:-1]] == joined.tolist()
+
+
+def test_chinese_files_are_gb18030_and_the_same_text(messy, tmp_path):
+    if messy[0] == "en": pytest.skip("Chinese files only")
+    counts = write_messy(messy[1], tmp_path, "zh", "CNY", "Asia/Shanghai")
+    assert counts == messy[3] and "encoding: gb18030" in (tmp_path / "memtag.yaml").read_text("utf-8")
+    for path in tmp_path.glob("*.csv"): assert path.read_bytes().decode("gb18030") == (messy[2] / path.name).read_bytes().decode("utf-8")
+    with pytest.raises(UnicodeDecodeError): (tmp_path / "天猫订单.csv").read_bytes().decode("utf-8")
+
+
+def test_files_do_not_depend_on_row_groups(messy, tmp_path):
+    other = tmp_path / "canonical"
+    other.mkdir()
+    for name in ("members", "products", "identities"): (other / f"{name}.parquet").write_bytes((messy[1] / f"{name}.parquet").read_bytes())
+    pq.write_table(pq.read_table(messy[1] / "order_lines.parquet"), other / "order_lines.parquet", row_group_size=777)
+    currency, zone = PLACES[messy[0]]
+    assert write_messy(other, tmp_path / "files", messy[0], currency, zone, "utf-8" if messy[0] == "zh" else None) == messy[3]
+    for path in (tmp_path / "files").glob("*.csv"): assert path.read_bytes() == (messy[2] / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 100])
+def test_no_batch_cuts_an_order(tmp_path, rows):
+    orders = np.repeat(np.arange(40), np.random.default_rng(0).integers(1, 6, 40))
+    table = pa.table({"order_id": [f"O{n:04}" for n in orders], "n": np.arange(len(orders))})
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=11)
+    batches = list(_whole_orders(tmp_path / "t.parquet", ["order_id", "n"], rows))
+    assert pa.concat_tables(batches)["n"].to_pylist() == list(range(len(orders)))
+    owners = [set(b["order_id"].to_pylist()) for b in batches]
+    assert sum(map(len, owners)) == 40
+
+
+def test_many_members_are_split_over_spreadsheets(messy, tmp_path, monkeypatch):
+    monkeypatch.setattr("memtag_research.world.files.ROWS_A_BOOK", 150)
+    counts = write_messy(messy[1], tmp_path, messy[0], *PLACES[messy[0]])
+    books = sorted(tmp_path.glob("*.xlsx"), key=lambda p: p.stem)
+    sizes = [openpyxl.load_workbook(p).worksheets[0].max_row - 3 for p in books]
+    assert ROWS_A_BOOK == 250_000 and sizes[:-1] == [150] * (len(sizes) - 1) and sum(sizes) == counts["members"]
+
+
+def test_other_locales_are_refused(tmp_path):
+    with pytest.raises(ParameterError, match="en or zh"): write_messy(Path("."), tmp_path, "fr")
