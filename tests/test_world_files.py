@@ -13,7 +13,7 @@ import pytest
 from memtag_research.core import ParameterError
 from memtag_research.data.ingest import ingest
 from memtag_research.data.simulate import make_programme
-from memtag_research.world.files import ROWS_A_BOOK, _whole_orders, write_messy
+from memtag_research.world.files import ROWS_A_BOOK, _clock, _whole_orders, write_messy
 from memtag_research.world.parameters import Faults
 
 PLACES = {"en": ("GBP", "Europe/London"), "zh": ("CNY", "Asia/Shanghai")}
@@ -154,3 +154,7 @@ def test_many_members_are_split_over_spreadsheets(messy, tmp_path, monkeypatch):
 
 def test_other_locales_are_refused(tmp_path):
     with pytest.raises(ParameterError, match="en or zh"): write_messy(Path("."), tmp_path, "fr")
+
+
+def test_moments_within_a_second_are_cut():
+    assert _clock(pa.array([1_710_000_000_500_000], pa.timestamp("us")), "Asia/Shanghai", "%H:%M:%S").to_pylist() == ["00:00:00"]

@@ -58,9 +58,11 @@ def _money(cents, sign):
     return pa.array(texts, pa.string()).take(pa.array(place))
 
 def _clock(ts, zone, form):
-    "Moments as local clock time."
-    utc = pc.assume_timezone(ts.cast(pa.timestamp("s")), "UTC") if ts.type.tz is None else ts.cast(pa.timestamp("s", ts.type.tz))
-    return pc.strftime(utc.cast(pa.timestamp("s", zone)), form)
+    "Moments as local clock time; that of an order is written once."
+    seconds = ts.cast(pa.timestamp("s", ts.type.tz), safe=False)
+    distinct = pc.unique(seconds)
+    moments = distinct if ts.type.tz else pc.assume_timezone(distinct, "UTC")
+    return pc.strftime(moments.cast(pa.timestamp("s", zone)), form).take(pc.index_in(seconds, distinct))
 
 def _said(column, words):
     "Canonical values in the words of the export."
@@ -119,10 +121,12 @@ class _Till:
         self.sign, self.drift, self.files, self.totals = sign, drift, {}, {}
 
     def add(self, table):
-        for month in pc.unique(table["month"]).to_pylist():
-            rows = table.filter(pc.equal(table["month"], month))
+        table, start = table.take(pc.sort_indices(table["month"])), 0      # lines of a month keep their order
+        for month, n in ((count["values"], count["counts"]) for count in pc.value_counts(table["month"]).to_pylist()):
             if month not in self.files: self._open(month)
-            self.files[month].write(_csv(rows.select(self._columns(month)), self.words["delimiter"], self.encoding))
+            rows = table.slice(start, n).select(self._columns(month))
+            self.files[month].write(_csv(rows, self.words["delimiter"], self.encoding))
+            start += n
 
     def count(self, months, cents):
         for row in pa.table({"month": months, "cents": cents}).group_by("month").aggregate([("cents", "sum")]).to_pylist():
