@@ -1715,6 +1715,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'memtag_research/world/parameters.py'),
                                                   'memtag_research.world.parameters._check': ( 'world/parameters.html#_check',
                                                                                                'memtag_research/world/parameters.py'),
+                                                  'memtag_research.world.parameters._check_world': ( 'world/parameters.html#_check_world',
+                                                                                                     'memtag_research/world/parameters.py'),
                                                   'memtag_research.world.parameters._numbers': ( 'world/parameters.html#_numbers',
                                                                                                  'memtag_research/world/parameters.py'),
                                                   'memtag_research.world.parameters.day_number': ( 'world/parameters.html#day_number',

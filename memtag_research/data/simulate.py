@@ -164,18 +164,17 @@ class Shared(NamedTuple):
 
 def _member(block, cards): return Numbered("M", block * 10_000 + np.asarray(cards), 9)
 
-def _exposures(world, block, bought):
-    "Who was drawn into a campaign, or chose the membership, with the campaign's row."
-    arms = tuple(dict.fromkeys([a.name for c in world.causes.campaigns for a in c.arms] + ["enrolled"]))
-    code = [[arms.index(a.name) for a in c.arms] for c in world.causes.campaigns]
-    lots, enrolled = bought.lots, bought.enrolled
-    arm = np.array([code[c][a] for c, a in zip(lots["campaign"].tolist(), lots["arm"].tolist())] if len(lots) else [], np.int64)
-    plus = len(world.causes.campaigns) + 1 + sum(bool(d) for d in world.causes.launch.dates)
-    campaign = np.concatenate([lots["campaign"] + 1 if lots else [], np.full(len(enrolled["day"]), plus)]).astype(np.int64)
-    person = np.concatenate([lots["person"] if lots else [], enrolled["person"]]).astype(np.int64)
-    day = np.concatenate([lots["day"] if lots else [], enrolled["day"]]).astype(np.int64)
-    return {"campaign": campaign, "person": person, "arm": np.concatenate([arm, np.full(len(enrolled["day"]), len(arms) - 1)]),
-            "ts": day * DAY + 10 * 3600}, arms
+def _exposures(world, shared, bought):
+    "Who was drawn into a campaign, or chose the membership, with the campaign's row; and the name of each arm."
+    names = tuple(dict.fromkeys([a.name for c in world.causes.campaigns for a in c.arms] + ["enrolled"]))
+    enrolled, drawn = bought.enrolled, bought.lots or dict.fromkeys(("campaign", "person", "arm", "day"), np.empty(0, np.int64))
+    plus = len(shared.campaigns["campaign_id"].values) - 1        # the last row
+    columns = {"campaign": (drawn["campaign"] + 1, np.full(len(enrolled["day"]), plus)), "person": (drawn["person"], enrolled["person"]),
+               "arm": (drawn["arm"], np.full(len(enrolled["day"]), 1)), "day": (drawn["day"], enrolled["day"])}
+    joined = {name: np.concatenate(parts) for name, parts in columns.items()}
+    code = np.full((plus + 1, 1 + max((len(c.arms) for c in world.causes.campaigns), default=1)), len(names) - 1)
+    for row, campaign in enumerate(world.causes.campaigns, 1): code[row, :len(campaign.arms)] = [names.index(a.name) for a in campaign.arms]
+    return joined | {"ts": joined["day"] * DAY + 10 * 3600}, Coded(code[joined["campaign"], joined["arm"]], names)
 
 # %% ../../nbs/data/08_simulate.ipynb #4716f6b2
 def make_block(
@@ -191,7 +190,7 @@ def make_block(
     cards["closed"] = np.where(closed < cards["joined"], NONE, closed)    # who was entered late may have left before
     ledger, used = points_ledger(world, block, cards, bought.orders)
     tables, counts = basket_lines(world, block, shared.assortment, who, bought.orders, used)
-    exposures, arms = _exposures(world, block, bought)
+    exposures, arms = _exposures(world, shared, bought)
     ids = shared.campaigns["campaign_id"].values
     contacts, truth = make_contacts(world, block, who, cards, bought.orders, bought.lost, exposures, shared.campaigns, shared.assortment,
                                     tables["order_lines"])
@@ -199,7 +198,7 @@ def make_block(
         "points_ledger": ledger, "tier_history": tier_history(world, block, cards, bought.evaluations),
         "benefit_uses": benefit_uses(world, block, cards, bought.evaluations, bought.orders),
         "exposures": {"campaign_id": Coded(exposures["campaign"], ids), "member_id": _member(block, exposures["person"]),
-                      "ts": exposures["ts"], "arm": Coded(exposures["arm"], arms)}}
+                      "ts": exposures["ts"], "arm": arms}}
     for name in ("members", "events", "member_merges"): tables[name]["recorded_at"] = tables[name][contract(name).time] + 5
     tables, faults = add_faults(world, block, tables)
     truth |= {f"fault_{name}": rows for name, rows in faults.items()} | _truth(world, block, bought, ids, arms, exposures)
@@ -210,7 +209,7 @@ def _truth(world, block, bought, ids, arms, exposures):
     orders, looked, n = bought.orders, bought.evaluations, len(bought.lots.get("day", ()))
     codes = Coded(looked["before"], world.tiers.names), Coded(looked["after"], world.tiers.names)
     lots = {"campaign_id": Coded(exposures["campaign"][:n], ids), "member_id": _member(block, exposures["person"][:n]),
-            "arm": Coded(exposures["arm"][:n], arms)}
+            "arm": Coded(arms.codes[:n], arms.values)}
     return {
         "people": {"member_id": _member(block, np.arange(len(bought.latent["person"])))} | bought.latent,
         "orders": {"order_id": Numbered("O", orders["number"], 13), "member_id": _member(block, orders["person"]), "clock": orders["clock"],
@@ -221,7 +220,7 @@ def _truth(world, block, bought, ids, arms, exposures):
         "enrolled": {"member_id": _member(block, bought.enrolled["person"]), "day": bought.enrolled["day"]}}
 
 # %% ../../nbs/data/08_simulate.ipynb #fcafe172
-_MOMENTS = ("ts", "died", "closed", "begin", "active_until")    # columns of the truth that are moments
+_MOMENTS = ("ts", "died", "closed", "begin", "active_until", "granted_at", "taken_back_at", "agreed_until", "member_from")   # of the truth
 
 def _truth_table(columns, clock):
     "A table of the truth, types by what the numbers are."

@@ -11,7 +11,7 @@ Money is in cents, rates of purchase are per week of the season's clock (`world.
 
 # %% auto #0
 __all__ = ['NONE', 'BLOCK', 'REGIONS', 'Purchases', 'Spend', 'Season', 'Tastes', 'TierPolicy', 'PointsPolicy', 'Arm', 'Campaign',
-           'TierEffect', 'Launch', 'Enrolment', 'Causes', 'Contacts', 'Faults', 'World', 'day_number', 'stream',
+           'TierEffect', 'Launch', 'Enrolment', 'Causes', 'Contacts', 'Faults', 'day_number', 'World', 'stream',
            'Coded', 'Numbered', 'to_json', 'from_json']
 
 # %% ../../nbs/world/02_parameters.ipynb #855fe2c8
@@ -154,6 +154,7 @@ class PointsPolicy:
         _numbers(self, ("points_per_unit", "tier_factors", "welcome_points"))
         _numbers(self, ("expire_days", "cents_per_point", "redeem_step"), 1)
         _numbers(self, ("redeem_rate", "redeem_share", "reward_rate"), 0, 1)
+        _check(isinstance(self.cents_per_point, int), f"PointsPolicy.cents_per_point must be a whole number, not {self.cents_per_point!r}.")
 
 # %% ../../nbs/world/02_parameters.ipynb #2f95a92f
 @dataclass(frozen=True)
@@ -287,6 +288,27 @@ NONE = np.iinfo(np.int64).min      # an empty whole number, date or moment in nu
 BLOCK = 4096                       # people drawn together; never a parameter, since the data depend on it
 REGIONS = 5
 
+# %% ../../nbs/world/02_parameters.ipynb #068e9948
+def day_number(
+    day: str,  # a date, 2023-01-31
+) -> int:      # days from 1970-01-01
+    "A date as a whole number."
+    return date.fromisoformat(day).toordinal() - date(1970, 1, 1).toordinal()
+
+def _check_world(world):
+    "What no group can check by itself."
+    for name in ("n_members", "seed"):
+        low, value = 1 if name == "n_members" else 0, getattr(world, name)
+        _check(isinstance(value, int) and not isinstance(value, bool) and value >= low,
+               f"{name} must be a whole number of at least {low}, not {value!r}.")
+    _check(world.locale in ("en", "zh"), f"locale must be en or zh, not {world.locale!r}.")
+    _check(world.days >= 90, f"a programme needs at least 90 days; {world.start} to {world.end} are {world.days}.")
+    n, tier = len(world.tiers.names), world.causes.tier
+    for group, name in ((world.points, "tier_factors"), (tier, "orders_30d"), (tier, "attrition"), (tier, "basket")):
+        _check(len(getattr(group, name)) == n, f"{type(group).__name__}.{name} needs a value for each of the {n} tiers.")
+    _check(len(world.causes.launch.dates) == REGIONS, f"Launch.dates needs {REGIONS} entries, one a region; '' is never.")
+
+# %% ../../nbs/world/02_parameters.ipynb #a5cdfecf
 @dataclass(frozen=True)
 class World:
     "Everything planted. Days are local dates; `end` is exclusive."
@@ -306,17 +328,8 @@ class World:
     faults: Faults = Faults()
 
     def __post_init__(self):
-        for name in ("n_members", "seed"):
-            low, value = 1 if name == "n_members" else 0, getattr(self, name)
-            _check(isinstance(value, int) and not isinstance(value, bool) and value >= low,
-                   f"{name} must be a whole number of at least {low}, not {value!r}.")
-        _check(self.locale in ("en", "zh"), f"locale must be en or zh, not {self.locale!r}.")
         for name in ("start", "end"): object.__setattr__(self, name, check_as_of(getattr(self, name)).isoformat())
-        _check(self.days >= 90, f"a programme needs at least 90 days; {self.start} to {self.end} are {self.days}.")
-        n = len(self.tiers.names)
-        for group, name in ((self.points, "tier_factors"), *((self.causes.tier, f.name) for f in fields(TierEffect))):
-            _check(len(getattr(group, name)) == n, f"{type(group).__name__}.{name} needs a value for each of the {n} tiers.")
-        _check(len(self.causes.launch.dates) == REGIONS, f"Launch.dates needs {REGIONS} entries, one a region; '' is never.")
+        _check_world(self)
 
     @property
     def first_day(self) -> int: "Days from 1970-01-01 to `start`."; return day_number(self.start)
@@ -335,12 +348,6 @@ class World:
         "A day given as a date, or as `first` (a quarter of the way) or `middle`."
         if when in ("first", "middle"): return self.first_day + self.days // (4 if when == "first" else 2)
         return day_number(check_as_of(when).isoformat())
-
-def day_number(
-    day: str,  # a date, 2023-01-31
-) -> int:      # days from 1970-01-01
-    "A date as a whole number."
-    return date.fromisoformat(day).toordinal() - date(1970, 1, 1).toordinal()
 
 # %% ../../nbs/world/02_parameters.ipynb #7306956d
 def stream(
