@@ -10,12 +10,13 @@ from scipy.stats import binom
 from memtag_research.world.baskets import basket_lines, make_assortment
 from memtag_research.world.contacts import make_contacts
 from memtag_research.world.faults import AGAIN, add_faults
-from memtag_research.world.parameters import NONE, Coded, Faults, Numbered, World
+from memtag_research.world.parameters import NONE, Coded, Faults, Numbered, TierPolicy, World
 from memtag_research.world.people import DAY, make_cards, make_people
 from memtag_research.world.programme import Wishes, draw_wishes, naive_ledger, naive_tiers, points_ledger, tier_history
 from memtag_research.world.purchases import make_calendar, make_purchases
 
-WORLD = World(n_members=2_000, seed=5)
+# windows begin in the middle of the days on which abuse happens
+WORLD = World(n_members=2_000, seed=5, tiers=TierPolicy(window_days=100, evaluations=("01-01", "04-01", "07-01", "10-01")))
 MACHINES = {"duplicate_lines": "order_lines", "returns_without_sale": "order_lines", "late_records": "order_lines",
             "negative_balances": "points_ledger", "coupon_abuse": "identities"}
 EVERYTHING = Faults(*[.3] * 6)
