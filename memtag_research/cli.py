@@ -73,9 +73,11 @@ def init(folder, dataset, **given):
     given = {name: value for name, value in given.items() if value not in (None, False)}
     if dataset == "simulated": return _simulate(folder, given)
     from memtag_research.data.datasets import init_workspace
-    if given: raise ParameterError(f"--{next(iter(given)).replace('locale', 'lang')} goes with --dataset simulated only, not with {dataset}.")
+    if given: raise ParameterError(f"--{_OPTIONS.get(name := next(iter(given)), name)} goes with --dataset simulated only, not with {dataset}.")
     root = init_workspace(folder, dataset)
     click.echo(f"Made {root}/memtag.yaml. Next: memtag ingest -w {root}")
+
+_OPTIONS = {"locale": "lang", "as_messy_files": "messy"}
 
 def _simulate(folder, given):
     "Invent a programme and say what was made."

@@ -32,7 +32,8 @@ make_programme({members}, "2023-01-01", "2026-01-01", seed=1, directory={folder!
 COPY = """
 import duckdb
 con = duckdb.connect(config={{"memory_limit": "3GB", "temp_directory": {spill!r}, "preserve_insertion_order": False}})
-for path in {paths!r}: con.execute(f"COPY (FROM read_parquet('{{path}}')) TO '{{path}}.copy' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)")
+for path in {paths!r}:
+    con.execute(f"COPY (FROM read_parquet('{{path}}')) TO '{{path}}.copy' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)")
 """
 
 
@@ -77,15 +78,15 @@ def page(results):
     head = ("# A simulated programme into Parquet\n\n"
             "Every canonical table, both grains and the truth; the copy is DuckDB reading and writing the same tables (zstd).\n\n"
             f"{os.cpu_count()} cores; Python {platform.python_version()}, {used}. `python benchmarks/simulate/run.py`\n\n"
-            "| members | order lines | rows of all tables | GB | wall s | lines a second | CPU µs a line | CPU µs a row | peak GB | × DuckDB's copy, wall "
-            "| × CPU | load before |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
+            "| members | order lines | rows of all tables | GB | wall s | lines a second | CPU µs a line | CPU µs a row | peak GB "
+            "| × DuckDB's copy, wall | × CPU | load before |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n")
     return head + "".join(row(int(members), r) for members, r in results.items())
 
 
 def row(members, r):
     made, copy = r["make"], r["copy"]
-    return (f"| {members:,} | {r['lines']:,} | {r['rows']:,} | {r['bytes'] / 1e9:.2f} | {made['wall']:.1f} | {r['lines'] / made['wall']:,.0f} "
-            f"| {1e6 * made['cpu'] / r['lines']:.2f} | {1e6 * made['cpu'] / r['rows']:.2f} | {made['peak'] / 1e9:.2f} "
+    return (f"| {members:,} | {r['lines']:,} | {r['rows']:,} | {r['bytes'] / 1e9:.2f} | {made['wall']:.1f} "
+            f"| {r['lines'] / made['wall']:,.0f} | {1e6 * made['cpu'] / r['lines']:.2f} | {1e6 * made['cpu'] / r['rows']:.2f} | {made['peak'] / 1e9:.2f} "
             f"| {made['wall'] / copy['wall']:.2f} | {made['cpu'] / copy['cpu']:.2f} | {r['load']:.1f} |\n")
 
 

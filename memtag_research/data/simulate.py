@@ -1,4 +1,4 @@
-"""Every canonical table of a membership programme, and the truth about it, from a laptop second to a hundred million rows
+"""Every canonical table of an invented programme, and the truth about it beside them
 
 Public data have orders, or offers, or points, or clicks: never all of one programme, and never the truth.
 `make_programme` invents one whole: members, orders, tiers, points, clicks, campaigns drawn by lot, a launch region by

@@ -90,6 +90,7 @@ class Season:
             _check(name in known, f"Season.festivals: there is no festival {name!r}.{did_you_mean(name, known)}")
             _check(weight > 0, f"Season.festivals: the weight of {name} must be above 0, not {weight!r}.")
 
+# %% ../../nbs/world/02_parameters.ipynb #2a27b3fd
 @dataclass(frozen=True)
 class Tastes:
     "How people differ in what they buy, where and when."
@@ -137,6 +138,7 @@ class TierPolicy:
         _check(self.thresholds_cents[0] == 0 and rising, "TierPolicy.thresholds_cents must rise from 0.")
         _check(self.evaluations, "TierPolicy.evaluations needs at least one day of the year, such as '01-01'.")
 
+# %% ../../nbs/world/02_parameters.ipynb #d5719569
 @dataclass(frozen=True)
 class PointsPolicy:
     "How points are earned, used and lost."
@@ -199,6 +201,7 @@ class TierEffect:
         _numbers(self, ("orders_30d", "attrition"))
         _numbers(self, ("basket",), open_low=True)
 
+# %% ../../nbs/world/02_parameters.ipynb #b4458831
 @dataclass(frozen=True)
 class Launch:
     "A service launched region by region; a region without a date never gets it."
@@ -210,6 +213,7 @@ class Launch:
         _numbers(self, ("orders_30d", "attrition"))
         _numbers(self, ("basket",), open_low=True)
 
+# %% ../../nbs/world/02_parameters.ipynb #4c75d499
 @dataclass(frozen=True)
 class Enrolment:
     "A paid membership that people choose themselves, the more so the more they spent of late: confounded by design."
@@ -222,6 +226,7 @@ class Enrolment:
         _numbers(self, ("orders_30d",))
         _numbers(self, ("recent_days",), 1)
 
+# %% ../../nbs/world/02_parameters.ipynb #3317dff3
 @dataclass(frozen=True)
 class Causes:
     "All that changes behaviour."
@@ -272,6 +277,7 @@ class Contacts:
         if self.incident: _check(len(self.incident) == 3 and 0 <= self.incident[2] <= 1 and self.incident[1] >= 1,
                                  "Contacts.incident is (start, days, factor between 0 and 1), or ().")
 
+# %% ../../nbs/world/02_parameters.ipynb #d551de8f
 @dataclass(frozen=True)
 class Faults:
     "What is wrong with the data, as shares; the defaults are clean data. Each is counted in the truth."
