@@ -70,10 +70,11 @@ def _scope_option(command):
 @click.option("--messy", "as_messy_files", is_flag=True, help="Simulated: the same programme as messy exports too, in DIR/files.")
 def init(folder, dataset, **given):
     "Make a workspace of a public dataset, or of an invented programme."
-    given = {name: value for name, value in given.items() if value not in (None, False)}
+    given = {name: value for name, value in given.items() if value is not None and value is not False}
     if dataset == "simulated": return _simulate(folder, given)
     from memtag_research.data.datasets import init_workspace
-    if given: raise ParameterError(f"--{_OPTIONS.get(name := next(iter(given)), name)} goes with --dataset simulated only, not with {dataset}.")
+    for name in given:
+        raise ParameterError(f"--{_OPTIONS.get(name, name)} goes with --dataset simulated only, not with {dataset}.")
     root = init_workspace(folder, dataset)
     click.echo(f"Made {root}/memtag.yaml. Next: memtag ingest -w {root}")
 

@@ -86,8 +86,8 @@ def page(results):
 def row(members, r):
     made, copy = r["make"], r["copy"]
     return (f"| {members:,} | {r['lines']:,} | {r['rows']:,} | {r['bytes'] / 1e9:.2f} | {made['wall']:.1f} "
-            f"| {r['lines'] / made['wall']:,.0f} | {1e6 * made['cpu'] / r['lines']:.2f} | {1e6 * made['cpu'] / r['rows']:.2f} | {made['peak'] / 1e9:.2f} "
-            f"| {made['wall'] / copy['wall']:.2f} | {made['cpu'] / copy['cpu']:.2f} | {r['load']:.1f} |\n")
+            f"| {r['lines'] / made['wall']:,.0f} | {1e6 * made['cpu'] / r['lines']:.2f} | {1e6 * made['cpu'] / r['rows']:.2f} "
+            f"| {made['peak'] / 1e9:.2f} | {made['wall'] / copy['wall']:.2f} | {made['cpu'] / copy['cpu']:.2f} | {r['load']:.1f} |\n")
 
 
 if __name__ == "__main__": main()

@@ -32,7 +32,7 @@ def init_workspace(
     "Make a workspace of a public dataset: its `memtag.yaml`, to be read by `ingest`."
     if dataset not in dataset_names():
         raise ParameterError(f"there is no dataset {dataset!r}.{did_you_mean(dataset, dataset_names())} "
-                             f"The datasets are: {', '.join(dataset_names())}.")
+                             f"The datasets are: {', '.join(dataset_names())}; and simulated, which is invented (make_programme).")
     root, text = Path(root), (files("memtag_research.data") / "mappings" / f"{dataset}.yaml").read_text(encoding="utf-8")
     if (root / "memtag.yaml").exists():
         raise DefinitionError(f"{root} is a workspace already; its memtag.yaml was left as it is. Choose another folder.")

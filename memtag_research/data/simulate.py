@@ -38,7 +38,7 @@ import yaml
 
 import memtag_research.data
 import memtag_research.world
-from ..core import DefinitionError, MemtagError, NotComputable, ParameterError, did_you_mean
+from ..core import DefinitionError, MemtagError, NotComputable, ParameterError, check_as_of, did_you_mean
 from .contracts import MONEY_KINDS, contract
 from .engine import connect
 from .grains import grains
@@ -308,6 +308,33 @@ def _grains(world, folder, rows):
     return dict(made)
 
 # %% ../../nbs/data/08_simulate.ipynb #5089afec
+def _effects(world, lots):
+    "Planted and expected additional orders of each arm."
+    rows = []
+    for c in world.causes.campaigns:
+        mine = lots[lots.campaign_id == c.campaign_id]
+        lived = float((mine.weight * mine.alive_days / c.days).mean()) if len(mine) else 0.
+        rows += [{"campaign_id": c.campaign_id, "arm": a.name, "members": int((mine.arm == a.name).sum()),
+                  "planted_orders": a.effect_orders, "ate_orders": a.effect_orders * lived} for a in c.arms]
+    return pd.DataFrame(rows)
+
+# %% ../../nbs/data/08_simulate.ipynb #1a4578fd
+def _silence(world, who, as_of, horizon_days):
+    "Probability of no purchase of one's own, of everybody who had bought."
+    calendar, day = make_calendar(world), day_number(check_as_of(as_of).isoformat()) - world.first_day
+    if not 0 <= day or not 1 <= horizon_days or day + horizon_days >= calendar.edges.shape[1]:
+        raise ParameterError(f"p_no_purchase: {as_of} and {horizon_days} days must lie between {world.start} and 400 days after "
+                             f"{world.end}.")
+    kind = 2 * who.lover.to_numpy(np.int64) + who.weekend.to_numpy(np.int64)
+    now, weeks = calendar.edges[kind, day] / 7, (calendar.edges[kind, day + horizon_days] - calendar.edges[kind, day]) / 7
+    alive, silent = ~(who.died_clock <= now), np.exp(-who.lam * weeks)
+    if "mu" in who:
+        leaves_first = who.mu / (who.lam + who.mu)
+        silent = leaves_first + (1 - leaves_first) * np.exp(-(who.lam + who.mu) * weeks)
+    made = pd.DataFrame({"member_id": who.member_id, "alive": alive, "p_no_purchase": np.where(alive, silent, 1.)})
+    return made[who.first_clock <= now].reset_index(drop=True)
+
+# %% ../../nbs/data/08_simulate.ipynb #4b055926
 @dataclass(frozen=True)
 class Truth:
     "What was planted, and what no programme knows; a folder beside the workspace's tables."
@@ -329,36 +356,16 @@ class Truth:
         return self.table("people")
 
     def effects(self) -> pd.DataFrame:
-        "Planted effect of each arm (orders of a member who lives through the campaign), and the one to be found: the mean over all drawn."
-        lots, rows = self.table("lots"), []
-        for c in self.world.causes.campaigns:
-            mine = lots[lots.campaign_id == c.campaign_id]
-            lived = (mine.weight * mine.alive_days / c.days).mean() if len(mine) else 0.
-            rows += [{"campaign_id": c.campaign_id, "arm": a.name, "members": int((mine.arm == a.name).sum()),
-                      "planted_orders": a.effect_orders, "ate_orders": a.effect_orders * lived} for a in c.arms]
-        return pd.DataFrame(rows)
+        "Of each arm: planted orders (of a member who lives through the campaign), and `ate_orders`, the mean over all who were drawn."
+        return _effects(self.world, self.table("lots"))
 
-    def p_no_purchase(
-        self,
-        as_of: str,         # local date
-        horizon_days: int,
-    ) -> pd.DataFrame:      # member_id, alive (then, in truth), p_no_purchase; those who had bought before
-        "True probability that a person makes no purchase of his own in a horizon. With attrition factors other than 1: without them."
-        calendar, who = make_calendar(self.world), self.people
-        day = day_number(as_of) - self.world.first_day
-        kind = 2 * who.lover.to_numpy(np.int64) + who.weekend.to_numpy(np.int64)
-        if not 0 <= day or day + horizon_days >= calendar.edges.shape[1]:
-            raise ParameterError(f"p_no_purchase: {as_of} and {horizon_days} days must lie between {self.world.start} and 400 days "
-                                 f"after {self.world.end}.")
-        now, weeks = calendar.edges[kind, day] / 7, (calendar.edges[kind, day + horizon_days] - calendar.edges[kind, day]) / 7
-        alive = ~(who.died_clock <= now)
-        silent = np.exp(-who.lam * weeks)
-        if "mu" in who:
-            gone = who.mu / (who.lam + who.mu)
-            silent = gone + (1 - gone) * np.exp(-(who.lam + who.mu) * weeks)
-        made = pd.DataFrame({"member_id": who.member_id, "alive": alive, "p_no_purchase": np.where(alive, silent, 1.)})
-        return made[who.first_clock <= now].reset_index(drop=True)
+    def p_no_purchase(self, as_of: str, horizon_days: int) -> pd.DataFrame:
+        """member_id, alive (then, in truth), p_no_purchase: no purchase of one's own in the horizon from a local date.
 
+        Additional orders do not count, nor do attrition factors other than 1."""
+        return _silence(self.world, self.people, as_of, horizon_days)
+
+# %% ../../nbs/data/08_simulate.ipynb #802afa2b
 def read_truth(
     root: str | Path,  # folder of a simulated workspace
 ) -> Truth:
@@ -405,6 +412,20 @@ def _build(world, folder, truth_folder, threads, blocks_per_chunk):
             "log": {"start": str(pc.min(days)), "end": str(pc.max(days))}}
 
 # %% ../../nbs/data/08_simulate.ipynb #bb3b0ca8
+def _folder(directory):
+    "The folder to make; one that goes with this process when none is given."
+    if directory is None:
+        root = Path(mkdtemp(prefix="memtag-programme-"))
+        atexit.register(shutil.rmtree, root, ignore_errors=True)
+        return root
+    root = Path(directory)
+    if (root / "memtag.yaml").exists():
+        raise DefinitionError(f"{root} is a workspace already; it was left as it is. Choose another folder.")
+    try: root.mkdir(parents=True, exist_ok=True)
+    except OSError as e: raise MemtagError(f"cannot make a workspace at {root}: {e.strerror}.") from e
+    return root
+
+# %% ../../nbs/data/08_simulate.ipynb #eeb8c7a1
 def make_programme(
     n_members: int = 2_000,        # people; a few have a second card
     start: str = "2023-01-01",     # first local date
@@ -435,16 +456,3 @@ def make_programme(
             write_messy(data / "current", root / "files", world.locale, world.currency, world.zone)
         (root / "memtag.yaml").write_text(_settings(world), encoding="utf-8")
     return Simulated(open_workspace(root), read_truth(root))
-
-def _folder(directory):
-    "The folder to make; one that goes with this process when none is given."
-    if directory is None:
-        root = Path(mkdtemp(prefix="memtag-programme-"))
-        atexit.register(shutil.rmtree, root, ignore_errors=True)
-        return root
-    root = Path(directory)
-    if (root / "memtag.yaml").exists():
-        raise DefinitionError(f"{root} is a workspace already; it was left as it is. Choose another folder.")
-    try: root.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise MemtagError(f"cannot make a workspace at {root}: {e.strerror}.") from e
-    return root

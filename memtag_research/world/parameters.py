@@ -22,7 +22,7 @@ from zlib import crc32
 
 import numpy as np
 
-from ..core import ParameterError, check_as_of, did_you_mean
+from ..core import ParameterError, did_you_mean
 
 # %% ../../nbs/world/02_parameters.ipynb #883c093d
 def _check(holds, message):
@@ -301,6 +301,12 @@ def day_number(
     "A date as a whole number."
     return date.fromisoformat(day).toordinal() - date(1970, 1, 1).toordinal()
 
+def _date(name, value):
+    "A date as text, 2023-01-31."
+    if isinstance(value, date): return value.isoformat()[:10]
+    try: return date.fromisoformat(value).isoformat()
+    except (TypeError, ValueError): raise ParameterError(f"{name} must be a date such as '2023-01-31', not {value!r}.") from None
+
 def _check_world(world):
     "What no group can check by itself."
     for name in ("n_members", "seed"):
@@ -334,7 +340,7 @@ class World:
     faults: Faults = Faults()
 
     def __post_init__(self):
-        for name in ("start", "end"): object.__setattr__(self, name, check_as_of(getattr(self, name)).isoformat())
+        for name in ("start", "end"): object.__setattr__(self, name, _date(name, getattr(self, name)))
         _check_world(self)
 
     @property
@@ -353,7 +359,7 @@ class World:
     def day(self, when: str) -> int:  # days from 1970-01-01
         "A day given as a date, or as `first` (a quarter of the way) or `middle`."
         if when in ("first", "middle"): return self.first_day + self.days // (4 if when == "first" else 2)
-        return day_number(check_as_of(when).isoformat())
+        return day_number(_date("a day of the programme", when))
 
 # %% ../../nbs/world/02_parameters.ipynb #7306956d
 def stream(
