@@ -158,3 +158,18 @@ def test_other_locales_are_refused(tmp_path):
 
 def test_moments_within_a_second_are_cut():
     assert _clock(pa.array([1_710_000_000_500_000], pa.timestamp("us")), "Asia/Shanghai", "%H:%M:%S").to_pylist() == ["00:00:00"]
+
+
+def test_the_tills_write_what_makes_files_messy(messy):
+    "Read by Python's own reader, not by ours."
+    zh = messy[0] == "zh"
+    names = ("会员卡号", "小票号", "状态", "门店编号", "实付金额", "吊牌金额") if zh else ("card", "receipt", "status", "store", "paid", "list amount")
+    files = [pd.read_csv(p, sep="," if zh else ";", dtype=str, encoding="utf-8-sig") for p in messy[2].glob("*_20*.csv")]
+    rows = pd.concat(files, ignore_index=True)
+    card, receipt, status, store, paid, listed = (rows[name] for name in names)
+    assert (card == ("散客" if zh else "walk-in")).mean() > .1
+    amounts = listed.dropna()
+    assert amounts.str.fullmatch(r"-?[￥£]\d{1,3}(,\d{3})*\.\d\d").all() and amounts.str.contains(",").any() and paid.str.startswith("-").any()
+    unpaid, tests = receipt[status == ("待付款" if zh else "not paid")], receipt[store == "TEST"]
+    assert unpaid.str.fullmatch(r"O\d{11}13U").all() and tests.str.fullmatch(r"O\d{11}77T").all() and len(unpaid) and len(tests)
+    assert unpaid.str[:-1].isin(receipt).all() and len(rows) == sum(messy[3][k] for k in ("lines", "never paid", "test receipts", "totals"))
