@@ -177,6 +177,22 @@ def _exposures(world, shared, bought):
     return joined | {"ts": joined["day"] * DAY + 10 * 3600}, Coded(code[joined["campaign"], joined["arm"]], names)
 
 # %% ../../nbs/data/08_simulate.ipynb #4716f6b2
+def _truth(world, block, bought, ids, arms, exposures):
+    "What the programme does not know."
+    orders, looked, n = bought.orders, bought.evaluations, len(bought.lots.get("day", ()))
+    codes = Coded(looked["before"], world.tiers.names), Coded(looked["after"], world.tiers.names)
+    lots = {"campaign_id": Coded(exposures["campaign"][:n], ids), "member_id": _member(block, exposures["person"][:n]),
+            "arm": Coded(arms.codes[:n], arms.values)}
+    return {
+        "people": {"member_id": _member(block, np.arange(len(bought.latent["person"])))} | bought.latent,
+        "orders": {"order_id": Numbered("O", orders["number"], 13), "member_id": _member(block, orders["person"]), "clock": orders["clock"],
+                   "cause": Coded(orders["cause"], CAUSES)},
+        "tiers": {"member_id": _member(block, looked["card"]), "before": codes[0], "after": codes[1]}
+                 | {name: looked[name] for name in ("day", "growth_cents", "alive_days")},
+        "lots": lots | {name: bought.lots[name] for name in ("day", "weight", "alive_days") if n},
+        "enrolled": {"member_id": _member(block, bought.enrolled["person"]), "day": bought.enrolled["day"]}}
+
+# %% ../../nbs/data/08_simulate.ipynb #307ff4e7
 def make_block(
     world: World,
     shared: Shared,
@@ -203,21 +219,6 @@ def make_block(
     tables, faults = add_faults(world, block, tables)
     truth |= {f"fault_{name}": rows for name, rows in faults.items()} | _truth(world, block, bought, ids, arms, exposures)
     return tables, truth, counts | {"lost_orders": len(bought.lost["ts"])}
-
-def _truth(world, block, bought, ids, arms, exposures):
-    "What the programme does not know."
-    orders, looked, n = bought.orders, bought.evaluations, len(bought.lots.get("day", ()))
-    codes = Coded(looked["before"], world.tiers.names), Coded(looked["after"], world.tiers.names)
-    lots = {"campaign_id": Coded(exposures["campaign"][:n], ids), "member_id": _member(block, exposures["person"][:n]),
-            "arm": Coded(arms.codes[:n], arms.values)}
-    return {
-        "people": {"member_id": _member(block, np.arange(len(bought.latent["person"])))} | bought.latent,
-        "orders": {"order_id": Numbered("O", orders["number"], 13), "member_id": _member(block, orders["person"]), "clock": orders["clock"],
-                   "cause": Coded(orders["cause"], CAUSES)},
-        "tiers": {"member_id": _member(block, looked["card"]), "before": codes[0], "after": codes[1]}
-                 | {name: looked[name] for name in ("day", "growth_cents", "alive_days")},
-        "lots": lots | {name: bought.lots[name] for name in ("day", "weight", "alive_days") if n},
-        "enrolled": {"member_id": _member(block, bought.enrolled["person"]), "day": bought.enrolled["day"]}}
 
 # %% ../../nbs/data/08_simulate.ipynb #fcafe172
 _MOMENTS = ("ts", "died", "closed", "begin", "active_until", "granted_at", "taken_back_at", "agreed_until", "member_from")   # of the truth
