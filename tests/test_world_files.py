@@ -14,7 +14,7 @@ from memtag_research.core import ParameterError
 from memtag_research.data.ingest import ingest
 from memtag_research.data.simulate import make_programme
 from memtag_research.world.files import ROWS_A_BOOK, _clock, _whole_orders, write_messy
-from memtag_research.world.parameters import Faults
+from memtag_research.world.parameters import Faults, Spend
 
 PLACES = {"en": ("GBP", "Europe/London"), "zh": ("CNY", "Asia/Shanghai")}
 KEPT = ["line_id", "store_id", "order_id", "member_id", "ts", "product_id", "quantity", "list_cents", "discount_cents", "coupon_cents",
@@ -26,7 +26,8 @@ def messy(request, tmp_path_factory):
     "(locale, canonical folder, folder of files, counts); Chinese files in UTF-8, as today's ingest reads them."
     root = tmp_path_factory.mktemp(request.param)
     faults = Faults(duplicate_lines=.02, returns_without_sale=.1, points_abuse=.1)
-    made = make_programme(400, "2023-06-01", "2024-06-01", 3, directory=root / "made", locale=request.param, faults=faults)
+    made = make_programme(400, "2023-06-01", "2024-06-01", 3, directory=root / "made", locale=request.param, faults=faults,
+                          spend=Spend(v=400.0))   # amounts beyond a thousand
     folder, (currency, zone) = made.workspace.root / "data/current", PLACES[request.param]
     encoding = "utf-8" if request.param == "zh" else None
     return request.param, folder, root / "files", write_messy(folder, root / "files", request.param, currency, zone, encoding)
