@@ -2,7 +2,6 @@
 
 Everything here is counted from what `make_purchases` gives out and from the planted numbers, never from its inner state."""
 
-import warnings
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
@@ -11,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from lifetimes import BetaGeoFitter, GammaGammaFitter
 from scipy.optimize import minimize
-from scipy.special import gammaln
+from scipy.special import betaln, gammaln
 from scipy.stats import binom, chi2, gamma, norm, poisson
 
 from memtag_research.data.simulate import Truth
@@ -89,14 +87,37 @@ def raw_truth(world):
     return [latent[name][bought] for name in ("x", "t_x", "T", "repeat_mean")]
 
 
+def fitted(log_likelihood, start, columns):
+    "Logarithm of each estimate and its standard error: (parameters, 2)."
+
+    def loss(logs):
+        return -log_likelihood(*np.exp(logs), *columns).sum()
+
+    best = minimize(loss, np.log(start), method="BFGS", options={"gtol": 1e-2}).x
+    step = 0.02 * np.eye(len(start))
+    curved = [[loss(best + a + b) - loss(best + a - b) - loss(best - a + b) + loss(best - a - b) for a in step] for b in step]
+    return np.column_stack([best, np.sqrt(np.diag(np.linalg.inv(np.array(curved) / (4 * 0.02**2))))])
+
+
+def bgnbd_log_likelihood(r, alpha, a, b, x, t_x, T):
+    "Each person's: alive with x repeat purchases survived, or dead after the last of them."
+    shared = gammaln(r + x) - gammaln(r) + r * np.log(alpha)
+    alive = betaln(a, b + x) - betaln(a, b) - (r + x) * np.log(alpha + T)
+    dead = np.where(x > 0, betaln(a + 1, b + np.maximum(x, 1) - 1) - betaln(a, b) - (r + x) * np.log(alpha + t_x), -np.inf)
+    return shared + np.logaddexp(alive, dead)
+
+
+def spend_log_likelihood(p, q, v, x, mean):
+    "Gamma-Gamma, each person's; x orders with that mean."
+    return (gammaln(p * x + q) - gammaln(p * x) - gammaln(q) + q * np.log(v) + (p * x - 1) * np.log(mean) + p * x * np.log(x)
+            - (p * x + q) * np.log(v + x * mean))
+
+
 def lifetime_estimates(seed, world=CALM):
-    "Logarithm of each estimate and its standard error, by the likelihoods of `lifetimes`: (7, 2)."
+    "Logarithm of the estimates of r, alpha, a, b, p, q, v and their standard errors: (7, 2)."
     x, t_x, T, mean = raw_truth(replace(world, seed=seed))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        again = x > 0
-        fits = [BetaGeoFitter().fit(x, t_x, T).summary, GammaGammaFitter().fit(x[again], mean[again]).summary]
-    return np.array([(np.log(row["coef"]), row["se(coef)"] / row["coef"]) for fit in fits for _, row in fit.iterrows()])
+    again, planted = x > 0, planted_lifetime(world)
+    return np.concatenate([fitted(bgnbd_log_likelihood, planted[:4], (x, t_x, T)), fitted(spend_log_likelihood, planted[4:], (x[again], mean[again]))])
 
 
 def planted_lifetime(world=CALM):
@@ -122,17 +143,8 @@ def pareto_log_likelihood(r, alpha, s, beta, x, t_x, T):
 
 
 def pareto_estimates(seed, world=PARETO):
-    "Logarithm of r, alpha, s, beta and their standard errors: (4, 2)."
-    x, t_x, T, _ = raw_truth(replace(world, seed=seed))
-
-    def loss(logs):
-        return -pareto_log_likelihood(*np.exp(logs), x, t_x, T).sum()
-
-    best = minimize(loss, np.log(planted_pareto(world)), method="BFGS", options={"gtol": 1e-2}).x
-    step = 0.02 * np.eye(4)
-    curved = [[loss(best + a + b) - loss(best + a - b) - loss(best - a + b) + loss(best - a - b) for a in step] for b in step]
-    errors = np.sqrt(np.diag(np.linalg.inv(np.array(curved) / (4 * 0.02**2))))
-    return np.column_stack([best, errors])
+    "Logarithm of the estimates of r, alpha, s, beta and their standard errors: (4, 2)."
+    return fitted(pareto_log_likelihood, planted_pareto(world), raw_truth(replace(world, seed=seed))[:3])
 
 
 def planted_pareto(world=PARETO):
@@ -149,7 +161,7 @@ def covered(estimates, planted):
 
 ARMS = (Arm("control", 0.2), Arm("coupon", 0.5, 0.3), Arm("coupon_and_gift", 0.3, 0.6))
 MESSAGE = (Arm("control", 0.5), Arm("message", 0.5))
-IDLE = 5  # do-nothing campaigns a world: the lots are independent, so each is a test of its own
+IDLE = 12  # do-nothing campaigns a world: the lots are independent, so each is a test of its own
 LOTS = World(n_members=4_096, contacts=SOUND, causes=replace(
     Causes(), campaigns=(Campaign("C-COUPON", "middle", arms=ARMS),
                          *(Campaign(f"C-NOTHING-{i}", "first", arms=MESSAGE, kind="message") for i in range(IDLE)))))
@@ -398,7 +410,7 @@ def naive_evaluations(made: Walk) -> set:
         moves = [*sales.get(card, []), *((ts, -cents) for ts, cents in refunds.get(card, []))]
         brought.setdefault(int(cards["merged_into"][card]), []).extend((int(cards["merged"][card]), ts, cents) for ts, cents in moves)
     for card, (person, joined, merged) in enumerate(zip(*(cards[name].tolist() for name in ("person", "joined", "merged")))):
-        until = min([ts for ts in (merged, int(closed[person])) if ts != NONE], default=None)
+        until = min([ts for ts in (merged, int(closed[person])) if ts != NONE and ts >= joined], default=None)
         known = (sales.get(card, ()), refunds.get(card, ()), friends.get(card, ()) if card < n else (), brought.get(card, ()))
         rows |= {(card, *row) for row in naive_tiers(world, joined, *known, until)}
     return rows

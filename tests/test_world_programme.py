@@ -148,7 +148,7 @@ def test_the_evaluations_of_purchases_are_those_of_the_plain_loop():
         referrals = [ts for person, ts in opening.items() if who["referrer"][person] == card]
         others = np.flatnonzero((cards["merged_into"] == card) & (cards["merged"] != NONE))
         merged = [(int(cards["merged"][o]), *move) for o in others for move in moves(orders, orders["card"] == o)]
-        ends = [t for t in (ended[cards["person"][card]], cards["merged"][card]) if t != NONE]
+        ends = [t for t in (ended[cards["person"][card]], cards["merged"][card]) if t != NONE and t >= cards["joined"][card]]
         expected = naive_tiers(world, cards["joined"][card], moves(orders, mine), [], referrals, merged, min(ends, default=None))
         rows = found["card"] == card
         assert list(zip(*(found[name][rows].tolist() for name in ("day", "growth_cents", "before", "after")))) == expected

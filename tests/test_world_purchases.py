@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import simulated_truth as truth
-from lifetimes import ParetoNBDFitter
+from lifetimes import BetaGeoFitter, GammaGammaFitter, ParetoNBDFitter
 from scipy.stats import norm
 from simulated_truth import BUSY, CALM, LADDER, LOTS, PARETO, SOUND, STILL, walk
 
@@ -55,7 +55,17 @@ def test_planted_rates_dropout_and_spend_are_found_again():
     assert np.abs(pooled(against(found, planted * 1.5)))[[0, 1, 4, 5]].min() > FAR_OUT  # the check can fail
 
 
-def test_the_likelihood_of_pareto_nbd_is_that_of_lifetimes():
+def test_the_likelihoods_are_those_of_lifetimes():
+    x, t_x, T, mean = truth.raw_truth(CALM)
+    for planted in (truth.planted_lifetime(), np.array([0.3, 12.0, 2.0, 3.0, 1.5, 8.0, 20.0])):
+        r, alpha, a, b, p, q, v = planted
+        with np.errstate(divide="ignore"):
+            ours = truth.bgnbd_log_likelihood(r, alpha, a, b, x, t_x, T)
+        theirs = BetaGeoFitter._negative_log_likelihood(np.log([r, alpha, a, b]), x, t_x, T, np.ones(len(x)), 0.0)
+        assert np.isclose(-ours.mean(), theirs, rtol=1e-10)
+        again = (x > 0)
+        theirs = GammaGammaFitter._negative_log_likelihood(np.log([p, q, v]), x[again], mean[again], np.ones(again.sum()), 0.0)
+        assert np.isclose(-truth.spend_log_likelihood(p, q, v, x[again], mean[again]).mean(), theirs, rtol=1e-10)
     x, t_x, T, _ = truth.raw_truth(PARETO)
     for planted in (truth.planted_pareto(), np.array([0.5, 10.0, 0.6, 40.0]), np.array([2.0, 20.0, 3.0, 12.0])):
         theirs = ParetoNBDFitter._conditional_log_likelihood(planted, x, t_x, T)
@@ -273,6 +283,7 @@ def check_truth(made):
     for moment in ("died", "closed"):
         known = latent[moment][orders["person"]]
         assert (orders["ts"] <= known)[known != NONE].all(), moment
+    assert (latent["closed"] >= who["joined"])[latent["closed"] != NONE].all()
     came = who["first"] != NONE
     assert np.array_equal(np.isfinite(latent["T"]), came) and (latent["x"][came] >= 0).all() and (latent["x"][~came] == NONE).all()
     assert (latent["t_x"][came] <= latent["T"][came]).all() and ((latent["t_x"] > 0) == (latent["x"] > 0))[came].all()

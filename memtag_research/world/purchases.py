@@ -97,7 +97,8 @@ def _begin(world, calendar, block, who, cards):
     return {"kind": kind, "first_clock": low + part * (calendar.edges[kind, day + 1] - low), "first_day": world.first_day + day + part,
             "budget": rng.exponential(1, n), "spent": np.zeros(n), "died": np.full(n, np.inf), "died_day": np.full(n, np.inf),
             "closes": np.where(rng.random(n) < world.tastes.closed_share, 20 + rng.exponential(60, n), np.inf),
-            "gone_day": np.full(n, np.inf), "last_order": np.full(n, -FAR), "first_order": np.full(n, FAR), "enrolled": np.full(n, FAR),
+            "gone_day": np.full(n, np.inf), "joined_day": who["joined"] / DAY,
+            "last_order": np.full(n, -FAR), "first_order": np.full(n, FAR), "enrolled": np.full(n, FAR),
             "arms": np.full((len(world.causes.campaigns), n), -1, np.int8), "weight": _weights(world, who),
             "partner": _partners(who), "tier": np.zeros(len(cards["person"]), np.int8),
             "x": np.zeros(n, np.int64), "last_clock": np.full(n, np.nan), "worth": np.zeros(n)}
@@ -115,7 +116,10 @@ def _partners(who):
     partner[pairs[:, 0]], partner[pairs[:, 1]] = pairs[:, 1], pairs[:, 0]
     return partner
 
-def _closed_day(state): return np.minimum(state["died_day"] + state["closes"], state["gone_day"])
+def _closed_day(state):
+    "When people close their account, which they must have, or leave the log."
+    closes = state["died_day"] + state["closes"]
+    return np.minimum(np.where(closes > state["joined_day"], closes, np.inf), state["gone_day"])
 
 # %% ../../nbs/world/04_purchases.ipynb #879d0a75
 def _joined(parts, *names):
@@ -138,7 +142,8 @@ def _growth(world, who, cards, state, parts, day):
 def _evaluate(world, who, cards, state, parts, day):
     "Give every card its tier; one row for each that is there."
     merged = (cards["merged_into"] >= 0) & (cards["merged"] < day * DAY)
-    there = (cards["joined"] < day * DAY) & ~merged & (_closed_day(state)[cards["person"]] > day)
+    closed = _closed_day(state)[cards["person"]]
+    there = (cards["joined"] < day * DAY) & ~merged & ((closed > day) | (np.floor(closed) < cards["joined"] // DAY))
     card, before = np.flatnonzero(there), state["tier"][there]
     growth = _growth(world, who, cards, state, parts, day)[there]
     state["tier"][card] = after = assign_tier(growth, before, world.tiers)
