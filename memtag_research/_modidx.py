@@ -294,6 +294,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'memtag_research/data/simulate.py')},
             'memtag_research.data.sources': { 'memtag_research.data.sources._in_package': ( 'data/sources.html#_in_package',
                                                                                             'memtag_research/data/sources.py'),
+                                              'memtag_research.data.sources._in_utf8': ( 'data/sources.html#_in_utf8',
+                                                                                         'memtag_research/data/sources.py'),
                                               'memtag_research.data.sources._matches': ( 'data/sources.html#_matches',
                                                                                          'memtag_research/data/sources.py'),
                                               'memtag_research.data.sources._reader': ( 'data/sources.html#_reader',
