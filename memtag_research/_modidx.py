@@ -246,6 +246,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'memtag_research/data/simulate.py'),
                                                'memtag_research.data.simulate._column': ( 'data/simulate.html#_column',
                                                                                           'memtag_research/data/simulate.py'),
+                                               'memtag_research.data.simulate._count': ( 'data/simulate.html#_count',
+                                                                                         'memtag_research/data/simulate.py'),
                                                'memtag_research.data.simulate._days': ( 'data/simulate.html#_days',
                                                                                         'memtag_research/data/simulate.py'),
                                                'memtag_research.data.simulate._decimals': ( 'data/simulate.html#_decimals',

@@ -208,6 +208,17 @@ def test_faults_are_counted():
     assert lines[0] > lines[1] + counts["fault_duplicate_lines"] - 1
 
 
+def test_messy_files_are_the_same_programme():
+    made = make_programme(150, "2024-01-01", "2024-07-01", seed=9, locale="zh", as_messy_files=True)
+    files = made.workspace.root / "files"
+    done = ingest(files).tables["order_lines"]
+    assert done.dropped["never paid"] == made.truth.counts["messy_never_paid"] > 0
+    tills = made.workspace.table("order_lines").filter(lambda t: t.channel != "marketplace")
+    again = open_workspace(files).table("order_lines")
+    sums = [t.group_by("order_id").agg(net=t.net_cents.sum()).order_by("order_id").execute() for t in (tills, again)]
+    pd.testing.assert_frame_equal(*sums)
+
+
 def test_odd_worlds_can_be_made():
     make_programme(1, "2024-01-01", "2024-04-01")
     make_programme(60, "2024-02-29", "2024-06-01", causes=Causes(campaigns=()), contacts=replace(Contacts(), incident=(), app_share=0.))

@@ -189,7 +189,7 @@ def _truth(world, block, bought, ids, arms, exposures):
                    "cause": Coded(orders["cause"], CAUSES)},
         "tiers": {"member_id": _member(block, looked["card"]), "before": codes[0], "after": codes[1]}
                  | {name: looked[name] for name in ("day", "growth_cents", "alive_days")},
-        "lots": lots | {name: bought.lots[name] for name in ("day", "weight", "alive_days") if n},
+        "lots": lots | {name: bought.lots[name] for name in ("day", "weight", "alive_days")},
         "enrolled": {"member_id": _member(block, bought.enrolled["person"]), "day": bought.enrolled["day"]}}
 
 # %% ../../nbs/data/08_simulate.ipynb #307ff4e7
@@ -426,6 +426,12 @@ def _folder(directory):
     except OSError as e: raise MemtagError(f"cannot make a workspace at {root}: {e.strerror}.") from e
     return root
 
+def _count(folder, messy):
+    "Add the rows of the messy files, by kind, to the truth."
+    saved = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
+    saved["counts"] |= {f"messy_{name.replace(' ', '_')}": n for name, n in messy.items()}
+    (folder / "truth.json").write_text(json.dumps(saved, indent=1), encoding="utf-8")
+
 # %% ../../nbs/data/08_simulate.ipynb #eeb8c7a1
 def make_programme(
     n_members: int = 2_000,        # people; a few have a second card
@@ -454,6 +460,6 @@ def make_programme(
         write_version(data, _version(world), lambda folder: _build(world, folder, root / "truth", threads or os.cpu_count(), chunk))
         if as_messy_files:
             from memtag_research.world.files import write_messy
-            write_messy(data / "current", root / "files", world.locale, world.currency, world.zone)
+            _count(root / "truth", write_messy(data / "current", root / "files", world.locale, world.currency, world.zone))
         (root / "memtag.yaml").write_text(_settings(world), encoding="utf-8")
     return Simulated(open_workspace(root), read_truth(root))

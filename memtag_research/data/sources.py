@@ -11,12 +11,16 @@ is relative to the workspace, may hold `*` and `$VARIABLES`, or names a file ins
 __all__ = ['FORMATS', 'find_files', 'unreadable', 'read_source', 'sha256_of']
 
 # %% ../../nbs/data/05_sources.ipynb #805f127b
+import codecs
 import csv
 import hashlib
 import importlib.util
 import os
 import re
+import shutil
+import weakref
 from pathlib import Path
+from tempfile import mkdtemp
 
 import duckdb
 import ibis
@@ -59,7 +63,26 @@ def _in_package(name):
 # %% ../../nbs/data/05_sources.ipynb #9ce4486e
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "csv"}
 
+_BUILT_IN = ("utf-8", "utf-16", "latin-1")
+
+def _in_utf8(con, path, encoding):
+    "The file itself where the engine can read it; else a copy in UTF-8 that goes when the connection goes."
+    if encoding.lower() in _BUILT_IN: return path, encoding
+    if encoding.lower() in ("gbk", "gb2312"): encoding = "gb18030"   # which holds both, and the rare characters of names
+    try: codecs.lookup(encoding)
+    except LookupError:
+        raise DefinitionError(f"{path.name}: there is no encoding {encoding!r}. Chinese Excel saves gb18030.") from None
+    folder = Path(mkdtemp(prefix="memtag-utf8-"))    # readable by its owner only
+    weakref.finalize(con, shutil.rmtree, folder, ignore_errors=True)
+    copy = folder / path.name
+    with open(path, encoding=encoding, newline="") as given, open(copy, "w", encoding="utf-8", newline="") as taken:
+        shutil.copyfileobj(given, taken, 1 << 20)
+    return copy, "utf-8"
+
 def _reader(con, path, kind, options):
+    if "encoding" in options:
+        path, encoding = _in_utf8(con, path, options["encoding"])
+        options = {**options, "encoding": encoding}
     if kind == "parquet": return con.read_parquet(path, file_row_number=True)
     if kind == "lines":
         return con.read_csv(path, columns={"line": "VARCHAR"}, delim="\x01", quote="", escape="", header=False, auto_detect=False)
@@ -67,6 +90,7 @@ def _reader(con, path, kind, options):
     named = {"delim": options.get("delimiter", comma), "encoding": options.get("encoding"), "quotechar": options.get("quote")}
     return con.read_csv(path, all_varchar=True, header=True, skip=0, **{k: v for k, v in named.items() if v is not None})
 
+# %% ../../nbs/data/05_sources.ipynb #4f184d94
 def _uneven(path, delimiter):
     "Line and rule of the first row whose fields are not as many as the header's; None where all are."
     try:
@@ -87,8 +111,9 @@ def unreadable(
     text = str(error)
     line = int(found[1]) if (found := re.search(r"[Ll]ine:?\s+(\d+)", text)) else 0
     if kind == "parquet": rule, advice = "is not a readable Parquet file", "Export it again, or give its `format`."
+    elif isinstance(error, UnicodeDecodeError): rule, advice = f"is not {error.encoding} text", "Give the `encoding` it was saved in."
     elif "nvalid unicode" in text or "not utf-8 encoded" in text:
-        rule, advice = "is not UTF-8 text", "Save it as UTF-8, or give `encoding: utf-16` or `latin-1`."
+        rule, advice = "is not UTF-8 text", "Give its `encoding`: gb18030 for what Chinese Excel saves, utf-16, latin-1."
     elif uneven := _uneven(path, delimiter):
         line, rule = uneven
         advice = "A comma inside a value needs quotes (12,50 is two fields); or give `delimiter`."

@@ -331,11 +331,10 @@ def write_messy(
     locale: str = "en",           # `en` or `zh`
     currency: str = "GBP",
     zone: str = "Europe/London",
-    encoding: str | None = None,  # of the CSV files; None: utf-8-sig in English, gb18030 in Chinese
 ) -> dict:                        # rows of each kind: lines, members, what was added as dirt, …
     "Write a programme as messy files, with a mapping that reads them."
     if locale not in _TILL: raise ParameterError(f"locale must be en or zh, not {locale!r}.")
-    folder, out, encoding = Path(folder), Path(out), encoding or _ENCODINGS[locale]
+    folder, out, encoding = Path(folder), Path(out), _ENCODINGS[locale]
     out.mkdir(parents=True, exist_ok=True)
     sign = _SIGNS.get(currency, "")
     counts = _write_lines(folder, out, locale, sign, zone, encoding)
