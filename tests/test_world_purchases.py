@@ -28,6 +28,7 @@ from memtag_research.world.parameters import (
     TierEffect,
     TierPolicy,
     World,
+    stream,
 )
 from memtag_research.world.people import DAY, MARKETPLACE
 from memtag_research.world.purchases import make_calendar
@@ -196,8 +197,8 @@ def test_one_effect_adds_orders_of_its_own_cause_only(cause, causes):
 
 @pytest.mark.parametrize("model", [Purchases(), Purchases("pareto_nbd")])
 def test_the_true_probability_of_no_purchase_is_calibrated(model):
-    world = replace(LOTS, causes=STILL, purchases=model)
-    assert truth.calibration(world)[0] > DOUBT > truth.calibration(world, tilt=1.3)[0]
+    world = replace(LOTS, n_members=4 * 4_096, causes=STILL, purchases=model)
+    assert truth.calibration(world, blocks=4)[0] > DOUBT > truth.calibration(world, blocks=4, tilt=1.2)[0]
 
 
 @pytest.mark.parametrize("world", [
@@ -226,7 +227,7 @@ ODD = {
     "wild shapes": World(n_members=300, purchases=Purchases(r=1e-2, alpha=1e-2, a=1e-2, b=1e-2), spend=Spend(p=0.01, q=1.01)),
     "huge rates": World(n_members=20, purchases=Purchases(r=300.0, alpha=1.0, a=1e-3)),
     "many cards": World(n_members=500, tastes=Tastes(second_card_share=1.0, merged_share=1.0, closed_share=1.0, late_join_share=1.0, shift_share=1.0),
-                        contacts=Contacts(refund_rate=1.0, refund_whole=0.0, refund_days=300.0)),
+                        contacts=Contacts(refund_rate=1.0, refund_whole=0.0, refund_days=300.0), purchases=Purchases(r=8.0, a=5.0)),
     "campaigns over each other": World(n_members=1_000, causes=Causes(TWO, launch=Launch(("2022-01-01", "2023-01-01", "2026-01-01", "middle", ""), 3.0, 0.0, 0.1))),
     "no attrition": World(n_members=300, causes=Causes(tier=TierEffect(attrition=(0.0,) * 4)), purchases=Purchases(a=5.0, b=0.01)),
     "no season": World(n_members=300, season=Season(weekdays=(1.0,) * 7, yearly=0.0, festivals={}, member_days=(), weekend_boost=1.0)),
@@ -332,6 +333,15 @@ def test_the_same_seed_gives_the_same_and_blocks_do_not_know_each_other():
     assert len(rest.who["person"]) == 4 and (rest.bought.orders["number"] >= 20_000_000).all()
     other = walk(replace(world, seed=3)).bought.orders
     assert not np.array_equal(other["value_cents"][:100], large.bought.orders["value_cents"][:100])
+
+
+def test_no_random_numbers_are_used_twice(monkeypatch):
+    "Each draw has a purpose of its own; the worth of first orders is drawn for all and taken for those whose step it is."
+    purposes = []
+    monkeypatch.setattr(purchases, "stream", lambda world, block, purpose: purposes.append(purpose) or stream(world, block, purpose))
+    walk(ODD["campaigns over each other"])
+    others = [purpose for purpose in purposes if purpose != "first worth"]
+    assert len(others) == len(set(others)) > 100
 
 
 def test_more_orders_than_numbers_are_refused(monkeypatch):
