@@ -161,6 +161,8 @@ def test_dropout_takes_its_share_of_an_arm_out_of_the_log(busy):
     person = busy.bought.orders["person"]
     left = (closed[person] != NONE) & (busy.bought.orders["ts"] > closed[person])
     assert not left.any()
+    back = busy.bought.orders["refund_ts"]
+    assert not ((back != NONE) & (closed[person] != NONE) & (back > closed[person])).any() and (back != NONE).any()
 
 
 # --- what is caused leaves the rest alone

@@ -385,6 +385,8 @@ def make_purchases(
     by_time = np.lexsort((orders["ts"], orders["person"]))
     orders = {name: column[by_time] for name, column in orders.items() if name != "lost"}
     orders = {"number": (block + 1) * 10_000_000 + np.arange(len(by_time)), **orders}
+    unknown = (orders["refund_ts"] != NONE) & (orders["refund_ts"] >= state["gone_day"][orders["person"]] * DAY)   # has left the log
+    orders["refund_ts"][unknown], orders["refund_cents"][unknown] = NONE, 0
     orders["clock"] = _at_day(calendar, world.first_day, state["kind"][orders["person"]], orders.pop("moment")) / 7
     enrolled = np.flatnonzero(state["enrolled"] < FAR)
     return Purchased(orders, lost, _evaluations(world, calendar, cards, state, looked), _lots(calendar, state),
@@ -392,7 +394,8 @@ def make_purchases(
 
 def _evaluations(world, calendar, cards, state, looked):
     "All evaluations, with the days that each member lived until the next."
-    if not looked: return {name: np.empty(0, np.int64) for name in ("card", "day", "growth_cents", "before", "after", "alive_days")}
+    names = ("card", "day", "growth_cents", "before", "after")
+    if not looked: return {name: np.empty(0, np.int64) for name in names} | {"alive_days": np.empty(0)}
     rows = {name: np.concatenate([part[name] for part in looked]) for name in looked[0]}
     days = np.array([*sorted(calendar.evaluations), world.last_day])
     following = days[np.searchsorted(days, rows["day"], side="right")]
