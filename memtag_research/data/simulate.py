@@ -148,10 +148,10 @@ def _campaigns(world, calendar):
             "starts_at": np.array(starts) * DAY, "ends_at": np.array([NONE if day == NONE else day * DAY for day in ends])}
 
 def _targets(world, sales):
-    "A target of net sales for every month: what came, more or less."
+    "A target of sales to members for every month: what came, more or less."
     months = sorted(sales)
     luck = stream(world, -1, "targets").uniform(.88, 1.15, len(months))
-    return {"metric": Coded(np.zeros(len(months)), ("sales_cents",)), "period": Coded(np.arange(len(months)), tuple(map(str, months))),
+    return {"metric": Coded(np.zeros(len(months)), ("member_sales_cents",)), "period": Coded(np.arange(len(months)), tuple(months)),
             "scope": Coded(np.full(len(months), -1), ("",)), "target": np.round(np.array([sales[m] for m in months]) * luck, -3)}
 
 # %% ../../nbs/data/08_simulate.ipynb #e88f7e22
@@ -266,7 +266,7 @@ def _ahead(pool, function, items, ahead):
         yield done
 
 def _write_blocks(world, shared, tables, truth, threads, blocks_per_chunk):
-    "All blocks into files; counts of the truth, net sales a month."
+    "All blocks into files; counts of the truth, sales to members a month."
     counts, sales = defaultdict(int), defaultdict(int)
     def made(block):
         columns, hidden, n = make_block(world, shared, block)
@@ -282,9 +282,10 @@ def _write_blocks(world, shared, tables, truth, threads, blocks_per_chunk):
     return dict(counts), dict(sales)
 
 def _by_month(tables):
-    "Net sales of each month, in cents."
+    "Net sales to members of each month, in cents."
     lines = tables["order_lines"]
     money = np.isin(lines["line_kind"].codes, [i for i, kind in enumerate(lines["line_kind"].values) if kind in MONEY_KINDS])
+    money &= lines["member_id"].numbers != NONE
     month = (lines["ts"][money] // DAY).astype("datetime64[D]").astype("datetime64[M]")
     months, place = np.unique(month, return_inverse=True)
     return dict(zip(months.astype(str).tolist(), np.bincount(place, lines["net_cents"][money], len(months)).astype(np.int64).tolist()))

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import NotComputable, ParameterError, did_you_mean
-from ..data.contracts import MONEY_KINDS
+from ..data.contracts import MONEY_KINDS, UNIT_KINDS
 from ..data.engine import known, to_frame
 from ..data.grains import member_days_grain
 from ..data.workspace import open_workspace
@@ -407,7 +407,8 @@ def quality(report):
     flag = lambda c: c.fill_null(False).cast("int64").sum().fill_null(0).cast("int64")
     if products is not None and "product_id" in lines.columns:
         lines = lines.left_join(products.select("product_id").distinct().mutate(listed=True), "product_id").drop("product_id_right")
-        unknown = flag(lines.listed.isnull())
+        goods = lines.product_id.notnull() | lines.line_kind.isin(UNIT_KINDS)    # freight and top-ups have no product
+        unknown = flag(lines.listed.isnull() & goods)
     counts = lines.agg(lines=lines.count(), zero=flag(lines.net_cents == 0), no_member=flag(lines.member_id.isnull()),
                        returns=flag(lines.line_kind == "return"), unknown=unknown, days=lines.local_date.nunique())
     row = to_frame(counts).iloc[0]
