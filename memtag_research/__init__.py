@@ -31,6 +31,6 @@
 - `memtag_research.world.parameters`: Everything that is planted, each with a default, in one frozen object
 - `memtag_research.world.people`: Who is in the programme: how often they would buy, what they like, where they live, who they know
 - `memtag_research.world.programme`: What the programme gives to its members, and the plain rules that say whether that is right
-- `memtag_research.world.purchases`: When people buy, why, and in which tier: purchase process, causes and tiers, step by step through the calendar"""
+- `memtag_research.world.purchases`: When people buy, why, and in which tier, step by step through the calendar"""
 
 __version__ = "0.1.0"

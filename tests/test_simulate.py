@@ -276,6 +276,7 @@ def test_messy_files_are_the_same_programme():
 
 def test_odd_worlds_can_be_made():
     make_programme(1, "2024-01-01", "2024-04-01")
+    make_programme(4_097, "2023-01-01", "2023-07-01", 1)     # the second block: one person, drawn into no campaign
     make_programme(60, "2024-02-29", "2024-06-01", causes=Causes(campaigns=()), contacts=replace(Contacts(), incident=(), app_share=0.))
     make_programme(60, "2024-01-01", "2024-05-01", purchases=Purchases("pareto_nbd", never_share=1.), tastes=Tastes(second_card_share=0.))
     quiet = make_programme(200, "2024-01-01", "2024-06-01", contacts=replace(Contacts(), non_member_share=0., refund_rate=0.))

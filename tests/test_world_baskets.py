@@ -16,7 +16,7 @@ from memtag_research.data.engine import as_table, connect
 from memtag_research.data.grains import orders_grain
 from memtag_research.world.baskets import NEW_DAYS, SLOTS, basket_lines, make_assortment, make_products, make_stores
 from memtag_research.world.parameters import NONE, Coded, Contacts, Numbered, Spend, Tastes, World
-from memtag_research.world.people import DAY, POPULARITY
+from memtag_research.world.people import DAY
 from memtag_research.world.purchases import make_calendar
 
 CON = connect()
@@ -246,10 +246,10 @@ def test_interests_are_found_again(big):
     top, second = TINY.tastes.top_interest, TINY.tastes.second_interest
     for column, share in (("interest", top), ("second_interest", second)):
         planted = people[column][person]
-        chance = share + (1 - top - second) * POPULARITY[planted]
+        chance = share + (1 - top - second) * np.array(TINY.tastes.categories)[planted]
         assert within((category == planted).sum(), len(sold), chance.mean())
     other = (category != people["interest"][person]) & (category != people["second_interest"][person])
-    chance = (1 - top - second) * POPULARITY[0] * ((people["interest"][person] != 0) & (people["second_interest"][person] != 0))
+    chance = (1 - top - second) * TINY.tastes.categories[0] * ((people["interest"][person] != 0) & (people["second_interest"][person] != 0))
     assert within((other & (category == 0)).sum(), len(sold), chance.mean())
 
 

@@ -12,7 +12,7 @@ from memtag_research.data import contracts
 from memtag_research.world.baskets import basket_lines, make_assortment
 from memtag_research.world.contacts import make_contacts
 from memtag_research.world.parameters import NONE, Coded, Contacts, Numbered, World
-from memtag_research.world.people import CHANNELS, DAY, POPULARITY, make_cards, make_people
+from memtag_research.world.people import CHANNELS, DAY, make_cards, make_people
 from memtag_research.world.purchases import make_calendar, make_purchases
 
 DOUBT = 1e-4  # two-sided probability of a bound being missed by luck; seeds are fixed
@@ -238,7 +238,7 @@ def test_people_look_at_what_they_like_and_at_what_is_on_sale(made):
     view = np.flatnonzero(np.array(events["event"].values)[events["event"].codes] == "view_item")
     products, person, row = made.assortment.products, cards_of(events)[view], events["product_id"].numbers[view] - 1
     tastes, interest = made.world.tastes, made.who["interest"][person]
-    expected = tastes.top_interest + (1 - tastes.top_interest - tastes.second_interest) * POPULARITY[interest]
+    expected = tastes.top_interest + (1 - tastes.top_interest - tastes.second_interest) * np.array(tastes.categories)[interest]
     # a visit's cart and view share a product, views of one visit do not: every view is a draw of its own
     within((products["category"].codes[row] == interest).sum(), binom, len(view), expected.mean())
     assert (products["first_sold_at"][row] <= events["ts"][view]).all()

@@ -233,7 +233,7 @@ def test_abusers_make_several_trips_and_come_out_with_nothing_left():
     card, trips = np.unique(truth["points_abuse"]["member_id"].numbers, return_counts=True)
     assert trips.min() >= 2 and trips.max() <= 6
     last = np.flatnonzero(np.diff(before["member_id"].numbers, append=-1))
-    quiet = before["member_id"].numbers[last][before["ts"][last] // DAY + 60 < WORLD.last_day]
+    quiet = before["member_id"].numbers[last][before["ts"][last] // DAY + 70 < WORLD.last_day]
     able = np.intersect1d(quiet, before["member_id"].numbers[texts(before["kind"], "earn")])
     members = clean()["members"]
     able = np.setdiff1d(able, members["member_id"].numbers[members["closed_at"] != NONE])

@@ -24,7 +24,7 @@ import numpy as np
 
 from .calendar import clock_edges, day_weights
 from .parameters import NONE, REGIONS, Coded, Numbered, World, stream
-from .people import CATEGORIES, CHANNELS, DAY, DAYPART_SHARES, DAYPARTS, POPULARITY, STORES_PER_REGION
+from .people import CATEGORIES, CHANNELS, DAY, DAYPARTS, STORES_PER_REGION
 
 # %% ../../nbs/world/04_baskets.ipynb #5c11bc78
 _CATEGORY_NAMES = {
@@ -118,7 +118,7 @@ class Assortment(NamedTuple):
     successor: np.ndarray    # product that takes its place, itself for none
     replaced: np.ndarray     # day number from which that is so
     newest: np.ndarray       # (category, day from start) → product that is new then, -1 for none
-    popular: np.ndarray      # a hundred categories, each as often as it is popular in per cent
+    popular: np.ndarray      # ten thousand categories, each as often as it is popular
     season: np.ndarray       # share of the world's season that is over at each midnight, from 0 to 1
 
 def make_assortment(
@@ -133,9 +133,10 @@ def make_assortment(
     newest = np.full((CATEGORIES, world.days + NEW_DAYS), -1)
     for later in range(NEW_DAYS): newest[category, day - world.first_day + later] = launched
     edges = clock_edges(day_weights(world))[0, :world.days + 1]
+    often = np.rint(np.cumsum(world.tastes.categories) * 10_000).astype(int)
     return Assortment(products, make_stores(world), products["list_cents"], _COST[products["category"].codes],
                       _WEIGHED[products["category"].codes], successor, replaced, newest[:, :world.days].copy(),
-                      np.repeat(np.arange(CATEGORIES), np.rint(POPULARITY * 100).astype(int)), edges / edges[-1])
+                      np.repeat(np.arange(CATEGORIES), np.diff(often, prepend=0)), edges / edges[-1])
 
 # %% ../../nbs/world/04_baskets.ipynb #b2f0f577
 _TASTES = ("interest", "second_interest", "promo", "newness", "price_tier")
@@ -151,7 +152,7 @@ def _member_sales(world, block, people, orders, points_used):
 def _visits(world, rng, assortment, n):
     "Moments and places of non-members' orders."
     day = np.searchsorted(assortment.season, rng.random(n), side="right") - 1
-    low, high = DAYPARTS[np.searchsorted(np.cumsum(DAYPART_SHARES)[:-1], rng.random(n), side="right")].T
+    low, high = DAYPARTS[np.searchsorted(np.cumsum(world.tastes.dayparts)[:-1], rng.random(n), side="right")].T
     ts = np.sort((world.first_day + day) * DAY + low + ((high - low) * rng.random(n)).astype(np.int64))
     online = rng.random(n) < .2
     store = rng.integers(0, REGIONS * STORES_PER_REGION, n)
@@ -172,7 +173,7 @@ def _visitor_sales(world, block, assortment, first_number, n_member_orders):
     sales = _visits(world, rng, assortment, n)
     worth = rng.gamma(spend.p, 1, n) * spend.v / rng.gamma(spend.q, 1, n)
     sales["value_cents"] = np.maximum(1, np.rint(100 * worth)).astype(np.int64)
-    interest = assortment.popular[rng.integers(0, 100, n)]
+    interest = assortment.popular[rng.integers(0, len(assortment.popular), n)]
     return sales | _refunds(world, rng, sales["ts"], sales["value_cents"]) | {
         "interest": interest, "second_interest": (interest + rng.integers(1, CATEGORIES, n)) % CATEGORIES,
         "promo": rng.beta(*tastes.promo, n), "newness": rng.beta(*tastes.newness, n), "price_tier": rng.random(n),
@@ -242,9 +243,9 @@ def _money(world, block, sales, lines):
 # %% ../../nbs/world/04_baskets.ipynb #3f702ffb
 def _categories(world, rng, assortment, sales, order):
     "Category of each line."
-    top, luck = world.tastes.top_interest, rng.random(len(order))
+    top, luck, n = world.tastes.top_interest, rng.random(len(order)), len(assortment.popular)
     both = top + world.tastes.second_interest
-    other = np.clip((luck - both) * (100 / max(1 - both, 1e-9)), 0, 99).astype(np.int64)
+    other = np.clip((luck - both) * (n / max(1 - both, 1e-9)), 0, n - 1).astype(np.int64)
     chosen = np.where(luck < both, sales["second_interest"][order], assortment.popular[other])
     return np.where(luck < top, sales["interest"][order], chosen).astype(np.int64)
 

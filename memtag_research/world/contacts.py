@@ -22,7 +22,7 @@ __all__ = ['make_contacts']
 import numpy as np
 
 from .parameters import BLOCK, NONE, Coded, Numbered, World, stream
-from .people import CATEGORIES, CHANNELS, DAY, DAYPARTS, POPULARITY
+from .people import CATEGORIES, CHANNELS, DAY, DAYPARTS
 
 # %% ../../nbs/world/06_contacts.ipynb #88d65af9
 def _closed(cards):
@@ -139,7 +139,7 @@ def _piece(event, card, ts, source=-1, visit=NONE, product=-1, topic=-1, value=n
 def _category(world, rng, people, person):
     "A category of somebody's taste: the first interest, the second, or what everybody likes."
     tastes, u = world.tastes, rng.random(len(person))
-    chosen = np.searchsorted(np.cumsum(POPULARITY)[:-1], rng.random(len(person)), side="right").astype(np.int8)
+    chosen = np.searchsorted(np.cumsum(world.tastes.categories)[:-1], rng.random(len(person)), side="right").astype(np.int8)
     chosen = np.where(u < tastes.top_interest + tastes.second_interest, people["second_interest"][person], chosen)
     return np.where(u < tastes.top_interest, people["interest"][person], chosen)
 
@@ -266,13 +266,13 @@ def _messages(world, block, deal):
 _INTERACTIONS = {   # shares of what interacting people do
     "check_in": .3, "like": .2, "share": .1, "comment": .06, "follow": .04, "task_complete": .12, "attend": .03, "live_watch": .05,
     "ad_click": .05, "survey": .02, "store_visit": .03}
-_INTERACTING, _FRIENDS, _DELETE = .3, .35, .2      # people who interact at all, who add a guide on WeCom; of those, who delete him
+_DELETE = .2      # of those who add a guide on WeCom
 _ABOUT_SOMETHING = {"like", "share", "comment", "follow", "live_watch", "ad_click"}
 
 def _interactions(world, block, people, spans):
     "What interacting people do, the kind of people; WeCom friends."
     n, rng = len(people["person"]), stream(world, block, "contacts.interactions")
-    interacting = rng.random(n) < _INTERACTING
+    interacting = rng.random(n) < world.contacts.interacting_share
     person, at = _happenings(rng, spans["member"], np.where(interacting, spans["active"], 0), world.contacts.interactions_month)
     kind = np.searchsorted(np.cumsum(list(_INTERACTIONS.values()))[:-1], rng.random(len(person)), side="right")
     topic, pieces = _category(world, rng, people, person), []
@@ -280,7 +280,7 @@ def _interactions(world, block, people, spans):
         rows = np.flatnonzero(kind == k)
         source = 0 if event == "store_visit" else 1
         pieces.append(_piece(event, person[rows], at[rows], source, topic=topic[rows] if event in _ABOUT_SOMETHING else -1))
-    friends = np.flatnonzero(rng.random(n) < _FRIENDS)
+    friends = np.flatnonzero(rng.random(n) < world.contacts.friend_share)
     added = _moments(rng, spans["member"][friends], spans["until"][friends])
     gone = (rng.random(len(friends)) < _DELETE) & (added + 1 < spans["until"][friends])
     leaving = _moments(rng, added[gone] + 1, spans["until"][friends[gone]])
@@ -320,7 +320,6 @@ def _claims(world, block, cards, orders, exposures, kinds, spans):
 
 # %% ../../nbs/world/06_contacts.ipynb #c7815369
 _KINDS = ("nps", "csat", "review", "complaint")
-_DISPLEASED = (.7, .12)     # shares of those who returned something, and of the others
 _TEXTS = {   # three that please, three that do not
     "en": ("Fast and well packed.", "Exactly as described, will buy again.", "Good value.",
            "Smaller than expected.", "Arrived damaged.", "Late, and nobody answered."),
@@ -331,7 +330,7 @@ def _feedback(world, block, people, orders):
     rng, n = stream(world, block, "contacts.feedback"), len(orders["ts"])
     said = np.flatnonzero(rng.random(n) < world.contacts.feedback_rate)
     u = rng.random((4, len(said)))
-    displeased = u[0] < np.where(orders["refund_cents"][said] > 0, *_DISPLEASED)
+    displeased = u[0] < np.where(orders["refund_cents"][said] > 0, *world.contacts.displeased)
     shares = np.where(displeased[:, None], (.35, .55, .7), (.4, .65, 1.))      # cumulated: nps, csat, review; the rest complains
     kind = (u[1][:, None] >= shares).sum(axis=1).astype(np.int8)
     low = np.where(displeased, np.array([0, 1, 1, 0])[kind], np.array([7, 4, 4, 0])[kind])

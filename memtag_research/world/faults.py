@@ -114,7 +114,7 @@ def _negative_balances(world, block, tables):
     return ({"points_ledger": _rows(_below(ledger, more), place)}, {name: more[name] for name in ("entry_id", "member_id", "ts", "points")})
 
 # %% ../../nbs/world/07_faults.ipynb #22ff711e
-MOST_TRIPS, SPACING, _ROOM = 6, 16, 60   # round trips of a card, most days between them, room for three
+MOST_TRIPS, SPACING, _ROOM = 6, 16, 70   # round trips of a card, most days between them, room for four
 
 def _abusers(world, block, tables, rng):
     "Cards that abuse points, and the row of their last entry."
@@ -136,7 +136,7 @@ def _edges(world):
 
 def _trips(world, rng, day):
     "Round trips after the given days: owner (place in `day`), seconds of buying and of bringing back."
-    n = rng.integers(3, MOST_TRIPS + 1, len(day))
+    n = rng.integers(4, MOST_TRIPS + 1, len(day))    # one or two that straddle a change of tiers are left out
     owner, trip = np.repeat(np.arange(len(day)), n), np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
     gaps, stays = rng.integers(6, SPACING + 1, (len(day), MOST_TRIPS)), rng.integers(2, 6, len(owner))
     buy = day[owner] + np.cumsum(gaps, axis=1)[owner, trip]

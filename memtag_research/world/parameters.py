@@ -91,9 +91,16 @@ class Season:
             _check(weight > 0, f"Season.festivals: the weight of {name} must be above 0, not {weight!r}.")
 
 # %% ../../nbs/world/02_parameters.ipynb #2a27b3fd
+_MIXES = {"categories": 10, "channels": 4, "dayparts": 5, "regions": 5}   # shares of how many kinds
+
 @dataclass(frozen=True)
 class Tastes:
     "How people differ in what they buy, where and when."
+    categories: tuple = (.18, .15, .13, .12, .1, .09, .08, .06, .05, .04)   # how popular each is
+    channels: tuple = (.5, .25, .1, .15)            # main channels of people: store, app, web, marketplace
+    dayparts: tuple = (.18, .2, .27, .27, .08)      # own parts of the day: morning, noon, afternoon, evening, night
+    regions: tuple = (.3, .25, .2, .15, .1)
+    join_elsewhere: float = .15    # people who join through another channel than the one they buy in
     top_interest: float = .45      # share of lines in a person's first category
     second_interest: float = .25   # and in the second one
     promo: tuple = (1.5, 3.0)      # promotion sensitivity ~ Beta: probability that a line is bought reduced
@@ -111,9 +118,13 @@ class Tastes:
     late_join_share: float = .1    # people who bought before they were entered as members
 
     def __post_init__(self):
-        shares = [f.name for f in fields(self) if f.name not in ("promo", "newness", "lines_mean")]
+        shares = [f.name for f in fields(self) if f.name not in ("promo", "newness", "lines_mean", *_MIXES)]
         _numbers(self, shares, 0, 1)
         _numbers(self, ("promo", "newness"), open_low=True)
+        for name, n in _MIXES.items():
+            _numbers(self, (name,), 0, 1)
+            mix = getattr(self, name)
+            _check(len(mix) == n and abs(sum(mix) - 1) < 1e-9, f"Tastes.{name} needs {n} shares that add up to 1, not {mix!r}.")
         _numbers(self, ("lines_mean",), 1)
         _check(self.top_interest + self.second_interest <= 1, "Tastes: top_interest and second_interest add up to more than 1.")
 
@@ -177,7 +188,7 @@ class Arm:
 class Campaign:
     "A campaign whose arms are drawn by lot among recent buyers."
     campaign_id: str
-    start: str                 # local date; `first`, `middle` stand for a quarter and half of the world's days
+    start: str                 # local date; `first`, `middle`, `late` stand for quarters of the world's days
     days: int = 56
     arms: tuple = (Arm("control", .2), Arm("coupon", .5, .15), Arm("coupon_and_gift", .3, .25))
     active_days: int = 365     # eligible: an order in so many days before
@@ -255,7 +266,7 @@ class Contacts:
     app_share: float = .5             # people whose visits to the app are logged
     view_to_cart: float = .25         # conversion of a session that views, to one with a cart
     cart_to_order: float = .4         # and from there to an order
-    incident: tuple = ("middle", 7, .5)   # start, days, factor on cart_to_order in the app: a broken checkout; () for none
+    incident: tuple = ("late", 7, .5)     # start, days, factor on cart_to_order in the app: a broken checkout; () for none
     messages_month: float = 1.0       # messages sent a month to members who agreed
     open_rate: float = .2
     click_rate: float = .15           # of opened ones
@@ -265,6 +276,9 @@ class Contacts:
     refund_whole: float = .5          # of those, wholly
     refund_days: float = 12.          # mean days until then
     non_member_share: float = .25     # of all orders
+    interacting_share: float = .3     # people who check in, like, share … at all
+    friend_share: float = .35         # people who add a guide on WeCom
+    displeased: tuple = (.7, .12)     # ratings that are bad: after a return, and otherwise
     consent_share: float = .8         # members who agree to marketing
     withdraw_share: float = .1        # of those, who take it back
 
@@ -295,6 +309,8 @@ BLOCK = 4096                       # people drawn together; never a parameter, s
 REGIONS = 5
 
 # %% ../../nbs/world/02_parameters.ipynb #068e9948
+_QUARTERS = ("start", "first", "middle", "late")
+
 def day_number(
     day: str,  # a date, 2023-01-31
 ) -> int:      # days from 1970-01-01
@@ -357,8 +373,8 @@ class World:
     def currency(self) -> str: return {"en": "GBP", "zh": "CNY"}[self.locale]
 
     def day(self, when: str) -> int:  # days from 1970-01-01
-        "A day given as a date, or as `first` (a quarter of the way) or `middle`."
-        if when in ("first", "middle"): return self.first_day + self.days // (4 if when == "first" else 2)
+        "A day given as a date, or as `first` (a quarter of the way), `middle` or `late` (three quarters)."
+        if when in _QUARTERS: return self.first_day + self.days * _QUARTERS.index(when) // 4
         return day_number(_date("a day of the programme", when))
 
 # %% ../../nbs/world/02_parameters.ipynb #7306956d

@@ -1,4 +1,4 @@
-"""When people buy, why, and in which tier: purchase process, causes and tiers, step by step through the calendar
+"""When people buy, why, and in which tier, step by step through the calendar
 
 A person's own purchases follow BG/NBD or Pareto/NBD exactly, on the season's clock: a heavy day is a longer day.
 What the programme causes is laid over it: *additional* orders of living members, a factor on the hazard of leaving,
@@ -21,7 +21,7 @@ import numpy as np
 from ..core import ParameterError
 from .calendar import clock_edges, day_weights
 from .parameters import NONE, World, stream
-from .people import CHANNEL_SHARES, DAY, DAYPART_SHARES, DAYPARTS, MARKETPLACE, STORES_PER_REGION
+from .people import DAY, DAYPARTS, MARKETPLACE, STORES_PER_REGION
 from .programme import assign_tier
 
 # %% ../../nbs/world/04_purchases.ipynb #12cd74c6
@@ -239,10 +239,10 @@ def _own(world, calendar, block, who, state, factor, day, until):
     return np.concatenate([new, rows]), np.minimum(moments, np.nextafter(until, day)), np.concatenate([first_worth[new], worth])
 
 # %% ../../nbs/world/04_purchases.ipynb #89e4b31b
-def _hours(rng, who, person, share):
+def _hours(rng, who, person, tastes):
     "Seconds of the day, by each person's part of the day."
-    own = rng.random(len(person)) < share
-    part = np.where(own, who["daypart"][person], np.searchsorted(np.cumsum(DAYPART_SHARES)[:-1], rng.random(len(person)), side="right"))
+    own = rng.random(len(person)) < tastes.own_daypart
+    part = np.where(own, who["daypart"][person], np.searchsorted(np.cumsum(tastes.dayparts)[:-1], rng.random(len(person)), side="right"))
     low, high = DAYPARTS[part].T
     return (low + rng.random(len(person)) * (high - low)).astype(np.int64)
 
@@ -276,12 +276,12 @@ def _orders(world, block, who, cards, state, day, rows, moments, worth, cause, c
     "The orders of a step with channel, card, tier, coupon and refund; destroyed ones are marked lost."
     rng, t, n = stream(world, block, f"orders {day}"), world.tastes, len(rows)
     on = moments.astype(np.int64)
-    ts = on * DAY + _hours(rng, who, rows, t.own_daypart)
+    ts = on * DAY + _hours(rng, who, rows, t)
     opening = np.where(who["first"][rows] == NONE, -FAR, who["first"][rows])
     ts = np.where(is_first, opening, np.where(on == opening // DAY, np.maximum(ts, np.minimum(opening + 60, on * DAY + DAY - 1)), ts))
     moved = (who["shift_day"][rows] != NONE) & (on >= who["shift_day"][rows])
     own = np.where(moved, who["new_channel"][rows], who["channel"][rows])
-    other = np.searchsorted(np.cumsum(CHANNEL_SHARES)[:-1], rng.random(n), side="right")
+    other = np.searchsorted(np.cumsum(t.channels)[:-1], rng.random(n), side="right")
     channel = np.where(rng.random(n) < t.own_channel, own, other).astype(np.int8)
     near = who["region"][rows] * np.int64(STORES_PER_REGION) + rng.integers(0, STORES_PER_REGION, n)
     store = np.where(channel > 0, -1, np.where(rng.random(n) < .8, who["store"][rows], near))
