@@ -3,6 +3,7 @@
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'memtag_research'},
   'syms': { 'memtag_research.cli': { 'memtag_research.cli._Memtag': ('cli.html#_memtag', 'memtag_research/cli.py'),
                                      'memtag_research.cli._Memtag.invoke': ('cli.html#_memtag.invoke', 'memtag_research/cli.py'),
+                                     'memtag_research.cli._blocks': ('cli.html#_blocks', 'memtag_research/cli.py'),
                                      'memtag_research.cli._book': ('cli.html#_book', 'memtag_research/cli.py'),
                                      'memtag_research.cli._explain': ('cli.html#_explain', 'memtag_research/cli.py'),
                                      'memtag_research.cli._lang_option': ('cli.html#_lang_option', 'memtag_research/cli.py'),

@@ -80,10 +80,17 @@ def init(folder, dataset, **given):
 
 _OPTIONS = {"locale": "lang", "as_messy_files": "messy"}
 
+def _blocks(done, blocks):
+    "One line that renews itself; on a terminal only."
+    click.echo(f"\r\033[K{done} of {blocks} blocks of members", nl=False, err=True)
+
 def _simulate(folder, given):
     "Invent a programme and say what was made."
     from memtag_research.data.simulate import make_programme
-    made = make_programme(directory=folder, n_members=given.pop("members", 2_000), **given)
+    shown = sys.stderr.isatty()
+    try: made = make_programme(directory=folder, n_members=given.pop("members", 2_000), progress=_blocks if shown else None, **given)
+    finally:
+        if shown: click.echo("\r\033[K", nl=False, err=True)
     for name, table in made.workspace.manifest["tables"].items(): click.echo(f"{name:<14}{table['rows']:>14,} rows")
     click.echo(f"Made {folder}: {made.workspace.log_start} to {made.workspace.log_end}; the truth is in {folder}/truth. "
                f"Next: memtag metrics -w {folder} --period {made.workspace.log_end:%Y-%m}")

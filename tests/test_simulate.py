@@ -283,6 +283,12 @@ def test_odd_worlds_can_be_made():
     assert quiet.workspace.table("order_lines").filter(lambda t: t.member_id.isnull()).count().execute() == 0
 
 
+def test_progress_is_told():
+    told = []
+    make_programme(5_000, "2024-01-01", "2024-04-01", progress=lambda *step: told.append(step))
+    assert told == [(1, 2), (2, 2)]
+
+
 def test_a_workspace_is_not_overwritten(tmp_path):
     make_programme(20, "2024-01-01", "2024-04-01", directory=tmp_path / "one")
     before = (tmp_path / "one/data/current/manifest.json").read_text()
@@ -327,3 +333,14 @@ def test_probability_of_silence_adds_up():
 def test_parameters_are_saved_as_they_were():
     world = World(seed=3, faults=Faults(late_records=.1))
     assert to_json(world)["faults"]["late_records"] == .1
+
+
+def test_spark_reads_what_was_written(made, spark):
+    "Every table, its rows and types; the money of the lines to the cent."
+    for name in made.workspace.tables():
+        path = made.workspace.folder / f"{name}.parquet"
+        here, there = made.workspace.table(name), spark.read_parquet(path)
+        assert there.count().execute() == here.count().execute(), name
+        assert {c: str(t).lstrip("!").replace("(6)", "") for c, t in there.schema().items()} == {
+            c: str(t).lstrip("!").replace("(6)", "") for c, t in here.schema().items()}, name
+        if name == "order_lines": assert there.net_cents.sum().execute() == here.net_cents.sum().execute()

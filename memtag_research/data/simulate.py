@@ -265,7 +265,7 @@ def _ahead(pool, function, items, ahead):
         running += [pool.submit(function, item) for item in islice(items, 1)]
         yield done
 
-def _write_blocks(world, shared, tables, truth, threads, blocks_per_chunk):
+def _write_blocks(world, shared, tables, truth, threads, blocks_per_chunk, progress):
     "All blocks into files; counts of the truth, sales to members a month."
     counts, sales = defaultdict(int), defaultdict(int)
     def made(block):
@@ -279,6 +279,7 @@ def _write_blocks(world, shared, tables, truth, threads, blocks_per_chunk):
             for book, more in ((counts, n), (sales, months)):
                 for key, value in more.items(): book[key] += value
             if (block + 1) % blocks_per_chunk == 0: (tables.flush(), truth.flush())
+            if progress: progress(block + 1, world.blocks)
     return dict(counts), dict(sales)
 
 def _by_month(tables):
@@ -395,12 +396,12 @@ def _version(world):
     code = [*sorted(Path(memtag_research.world.__file__).parent.glob("*.py")), Path(memtag_research.data.__file__).parent / "simulate.py"]
     return sha256(json.dumps(to_json(world)).encode() + b"".join(p.read_bytes() for p in code)).hexdigest()
 
-def _build(world, folder, truth_folder, threads, blocks_per_chunk):
+def _build(world, folder, truth_folder, threads, blocks_per_chunk, progress):
     "All tables into one folder, the truth into the other; returns the manifest."
     calendar = make_calendar(world)
     shared = Shared(calendar, make_assortment(world), _campaigns(world, calendar), make_clock(world))
     tables, truth = _Files(folder), _Files(truth_folder)
-    counts, sales = _write_blocks(world, shared, tables, truth, threads, blocks_per_chunk)
+    counts, sales = _write_blocks(world, shared, tables, truth, threads, blocks_per_chunk, progress)
     once = {"products": shared.assortment.products, "stores": shared.assortment.stores, "campaigns": shared.campaigns,
             "rewards": rewards(world), "benefits": benefits(world), "targets": _targets(world, sales)}
     for name, columns in once.items(): tables.add(name, to_arrow(columns, name, shared.clock))
@@ -444,6 +445,7 @@ def make_programme(
     threads: int | None = None,    # blocks made side by side; all cores when None
     chunk_members: int = BLOCK,    # people written together
     as_messy_files: bool = False,  # write the same programme as exports of tills and shops too, into the folder `files`
+    progress=None,                 # called with blocks done and blocks in all
     **planted,                     # locale, purchases, spend, season, tastes, tiers, points, causes, contacts, faults: see `World`
 ) -> Simulated:
     "Invent a membership programme: every canonical table, and the truth about it."
@@ -457,8 +459,8 @@ def make_programme(
     with writing(root) as data:
         shutil.rmtree(root / "truth", ignore_errors=True)    # of an interrupted run
         (root / "truth").mkdir(mode=0o700)
-        chunk = max(1, chunk_members // BLOCK)
-        write_version(data, _version(world), lambda folder: _build(world, folder, root / "truth", threads or os.cpu_count(), chunk))
+        how = threads or os.cpu_count(), max(1, chunk_members // BLOCK), progress
+        write_version(data, _version(world), lambda folder: _build(world, folder, root / "truth", *how))
         if as_messy_files:
             from memtag_research.world.files import write_messy
             _count(root / "truth", write_messy(data / "current", root / "files", world.locale, world.currency, world.zone))
