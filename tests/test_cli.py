@@ -89,3 +89,30 @@ def test_report_parameters_are_listed():
     assert code == 0 and "period" in text and "lang" in text
     code, text = memtag("report", "list")
     assert code == 0 and "segment" in text
+
+
+def test_a_simulated_programme(tmp_path):
+    "From nothing to a checked workspace with figures, in English or Chinese."
+    code, text = memtag("init", tmp_path / "it", "--dataset", "simulated", "--members", 120, "--seed", 3, "--end", "2023-09-01", "--lang", "zh",
+                        "--messy")
+    assert code == 0 and "member_days" in text and "2023-01-01 to 2023-08-31" in text, text
+    assert (tmp_path / "it/truth/people.parquet").exists() and (tmp_path / "it/files/会员.xlsx").exists()
+    assert memtag("check", "-w", tmp_path / "it")[0] == 0
+    code, text = memtag("ingest", "-w", tmp_path / "it")
+    assert code == 0 and "Nothing changed" in text
+    code, text = memtag("metrics", "-w", tmp_path / "it", "--period", "2023-07")
+    assert code == 0 and "¥" in text and "会员销售额" in text
+
+
+@pytest.mark.parametrize("words, says", [
+    (("--dataset", "online-retail", "--members", 5), "--members goes with --dataset simulated only"),
+    (("--dataset", "cdnow-sample", "--lang", "zh"), "--lang goes with --dataset simulated only"),
+    (("--dataset", "simulated", "--members", 0), "n_members must be a whole number of at least 1, not 0"),
+    (("--dataset", "simulated", "--start", "2024-13-01"), "start must be a date such as '2023-01-31'"),
+    (("--dataset", "simulated", "--end", "2023-01-20"), "needs at least 90 days"),
+    (("--dataset", "simulation"), "and simulated, which is invented"),
+])
+def test_programmes_that_cannot_be_made(tmp_path, words, says):
+    code, text = memtag("init", tmp_path / "it", *words)
+    assert code == 2 and says in text, text
+    assert not (tmp_path / "it/memtag.yaml").exists()
