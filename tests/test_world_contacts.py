@@ -185,16 +185,21 @@ def told(made):
     return {cell: [int(funnel[k][i]) for k in ("sessions", "carts", "orders")] for i, cell in enumerate(cells)}
 
 
+def since_joining(who, orders):
+    "What somebody bought before joining was entered later: no visit is known."
+    return orders["ts"] >= who["joined"][orders["person"]]
+
+
 def test_the_funnel_of_the_tables_is_the_one_that_the_truth_tells(made):
     assert funnel_of(made) == told(made)
-    kept = made.who["app"][made.orders["person"]]
+    kept = made.who["app"][made.orders["person"]] & since_joining(made.who, made.orders)
     assert sum(orders for _, _, orders in told(made).values()) == (kept & np.isin(made.orders["channel"], (1, 2))).sum()
 
 
 @pytest.mark.parametrize("v, c, factor", [(0.25, 0.4, 0.5), (0.1, 0.8, 0.2), (0.6, 0.1, 0.9), (1.0, 0.3, 0.0), (0.3, 1.0, 0.5)])
 def test_conversion_is_the_planted_one_in_and_outside_the_incident(v, c, factor):
     made = Made(mean=8, app_share=1, view_to_cart=v, cart_to_order=c, incident=("middle", 30, factor), seed=7)
-    destroyed = int((made.lost["channel"] == 1).sum())
+    destroyed = int(((made.lost["channel"] == 1) & since_joining(made.who, made.lost)).sum())
     assert destroyed > 20
     for (_, period), (visits, carts, orders) in told(made).items():
         wanted = orders + (destroyed if period == "incident" else 0)
@@ -248,7 +253,7 @@ def test_the_visit_of_an_order_has_its_first_product_in_the_cart(made):
     carts = made.events("add_to_cart")
     place = {key: i for i, key in enumerate(zip(carts["card"].tolist(), carts["ts"].tolist()))}
     line_of = dict(zip(made.lines["order_id"].numbers[::-1].tolist(), made.lines["product_id"].numbers[::-1].tolist()))
-    logged = np.flatnonzero(made.who["app"][made.orders["person"]] & np.isin(made.orders["channel"], (1, 2)))
+    logged = np.flatnonzero(made.who["app"][made.orders["person"]] & np.isin(made.orders["channel"], (1, 2)) & since_joining(made.who, made.orders))
     seen = 0
     for i in logged[:3000].tolist():
         card, ts = int(made.orders["card"][i]), int(made.orders["ts"][i])
@@ -296,7 +301,7 @@ def test_messages_and_interactions_come_at_the_planted_rates(made):
     within(clicked, binom, opened, rates.click_rate)
     did = made.events("check_in", "like", "share", "comment", "follow", "task_complete", "attend", "live_watch", "ad_click", "survey", "store_visit")
     assert truth["interacting"][did["card"]].all()
-    there = np.maximum(truth["active_until"] - truth["member_from"], 0)[truth["interacting"]].sum()
+    there = np.maximum(truth["active_until"] - truth["begin"], 0)[truth["interacting"]].sum()
     within(len(did["ts"]), poisson, there / month * rates.interactions_month)
 
 
@@ -437,7 +442,7 @@ def test_tags_are_right_as_often_as_their_source_is_and_the_truth_says_where():
     both = gone & (expires != NONE)
     assert both.any() and (revoked[both] < expires[both]).all()
     assert (expires[channel == "campaign"] == table["ts"][channel == "campaign"] + 90 * DAY).all() and (expires[channel == "self"] == NONE).all()
-    assert (table["ts"] >= made.truth["contacts"]["member_from"][card]).all()
+    assert (table["ts"] >= made.truth["contacts"]["begin"][card]).all()
 
 
 def test_the_vendors_score_knows_the_past_only(made):
@@ -481,7 +486,8 @@ def test_contacts_of_people_who_really_buy_stay_within_the_world_and_the_funnel(
     world, bought, (tables, truth) = lived
     events, funnel = tables["events"], truth["funnel"]
     assert events["ts"].min() >= world.first_day * DAY and events["ts"].max() < world.last_day * DAY
-    assert funnel["orders"].sum() == (np.isin(bought.orders["channel"], (1, 2)) & truth["contacts"]["app"][bought.orders["person"]]).sum()
+    logged = truth["contacts"]["app"][bought.orders["person"]] & (bought.orders["ts"] >= truth["contacts"]["begin"][bought.orders["person"]])
+    assert funnel["orders"].sum() == (np.isin(bought.orders["channel"], (1, 2)) & logged).sum()
     for i in (0, 1):
         within(funnel["carts"][i] - funnel["orders"][i], nbinom, funnel["orders"][i], world.contacts.cart_to_order)
         within(funnel["sessions"][i] - funnel["carts"][i], nbinom, funnel["carts"][i], world.contacts.view_to_cart)

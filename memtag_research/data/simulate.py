@@ -47,7 +47,7 @@ from ..world.baskets import basket_lines, make_assortment
 from ..world.contacts import make_contacts
 from ..world.faults import add_faults
 from ..world.parameters import BLOCK, NONE, Coded, Numbered, World, day_number, from_json, stream, to_json
-from ..world.people import DAY, make_cards, make_people
+from ..world.people import CHANNELS, DAY, make_cards, make_people
 from ..world.programme import benefit_uses, benefits, points_ledger, rewards, tier_history
 from ..world.purchases import CAUSES, make_calendar, make_purchases
 
@@ -184,7 +184,8 @@ def _truth(world, block, bought, ids, arms, exposures):
     lots = {"campaign_id": Coded(exposures["campaign"][:n], ids), "member_id": _member(block, exposures["person"][:n]),
             "arm": Coded(arms.codes[:n], arms.values)}
     return {
-        "people": {"member_id": _member(block, np.arange(len(bought.latent["person"])))} | bought.latent,
+        "people": {"member_id": _member(block, np.arange(len(bought.latent["person"])))} | bought.latent
+                  | {name: Coded(bought.latent[name], (*CHANNELS, "referral")) for name in ("channel", "new_channel", "join_channel")},
         "orders": {"order_id": Numbered("O", orders["number"], 13), "member_id": _member(block, orders["person"]), "clock": orders["clock"],
                    "cause": Coded(orders["cause"], CAUSES)},
         "tiers": {"member_id": _member(block, looked["card"]), "before": codes[0], "after": codes[1]}
@@ -221,13 +222,13 @@ def make_block(
     return tables, truth, counts | {"lost_orders": len(bought.lost["ts"])}
 
 # %% ../../nbs/data/08_simulate.ipynb #fcafe172
-_MOMENTS = ("ts", "died", "closed", "begin", "active_until", "granted_at", "taken_back_at", "agreed_until", "member_from")   # of the truth
+_MOMENTS = ("ts", "died", "closed", "begin", "active_until", "granted_at", "taken_back_at", "agreed_until")   # of the truth
 
 def _truth_table(columns, clock):
     "A table of the truth, types by what the numbers are."
     def kind(name, column):
         if name in _MOMENTS: return "timestamp"
-        if name == "day": return "date"
+        if name in ("day", "shift_day"): return "date"
         return {"f": "float64", "b": "boolean"}.get(getattr(column, "dtype", np.dtype("int64")).kind, "int64")
     return pa.table({name: _column(c, kind(name, c), clock) for name, c in columns.items()})
 
@@ -351,7 +352,7 @@ class Truth:
         "A table of the truth as a frame: people, orders (with cause), tiers, lots, enrolled, links, funnel, …"
         if name not in self.tables():
             raise NotComputable(f"the truth has no table {name!r}.{did_you_mean(name, self.tables())} It has: {', '.join(self.tables())}.")
-        return pd.read_parquet(self.folder / f"{name}.parquet")
+        return pq.read_table(self.folder / f"{name}.parquet").to_pandas(date_as_object=False)
 
     @cached_property
     def people(self) -> pd.DataFrame:

@@ -24,7 +24,7 @@ import numpy as np
 
 from .calendar import clock_edges, day_weights
 from .parameters import NONE, REGIONS, Coded, Numbered, World, stream
-from .people import CATEGORIES, CHANNELS, DAY, DAYPARTS, STORES_PER_REGION
+from .people import CATEGORIES, CHANNELS, DAY, DAYPARTS, STORES_CLOSE, STORES_PER_REGION
 
 # %% ../../nbs/world/06_baskets.ipynb #5c11bc78
 _CATEGORY_NAMES = {
@@ -155,6 +155,7 @@ def _visits(world, rng, assortment, n):
     low, high = DAYPARTS[np.searchsorted(np.cumsum(world.tastes.dayparts)[:-1], rng.random(n), side="right")].T
     ts = np.sort((world.first_day + day) * DAY + low + ((high - low) * rng.random(n)).astype(np.int64))
     online = rng.random(n) < .2
+    ts = np.sort(ts - 3 * 3600 * (~online & (ts % DAY >= STORES_CLOSE)))
     store = rng.integers(0, REGIONS * STORES_PER_REGION, n)
     return {"ts": ts, "channel": np.where(online, 2, 0).astype(np.int8), "store": np.where(online, -1, store)}
 

@@ -30,16 +30,14 @@ def _closed(cards):
     return np.where(cards["closed"] > cards["joined"], cards["closed"], NONE)
 
 def _spans(world, block, people, cards, orders):
-    "Per person: begin, end, moment of membership, and of the last sign of interest; begin < active <= until."
+    "Per person: beginning and end of membership, and the last sign of interest; begin < active <= until."
     n, start, end, closed = len(people["person"]), world.first_day * DAY, world.last_day * DAY, _closed(cards)
-    first = np.where(people["first"] == NONE, people["joined"], people["first"])
-    begin = np.clip(np.minimum(people["joined"], first), start, end - 1)
+    begin = np.clip(people["joined"], start, end - 1)
     last = begin.copy()
     np.maximum.at(last, orders["person"], orders["ts"])
     until = np.maximum(np.where(closed[:n] == NONE, end, np.minimum(closed[:n], end)), last + 1)
     lingers = (stream(world, block, "contacts.spans").exponential(120, n) * DAY).astype(np.int64)
-    return {"begin": begin, "until": until, "active": np.minimum(until, last + 1 + lingers),
-            "member": np.clip(people["joined"], begin, until - 1)}
+    return {"begin": begin, "until": until, "active": np.minimum(until, last + 1 + lingers)}
 
 # %% ../../nbs/world/07_contacts.ipynb #0a84528f
 def _moments(rng, low, high):
@@ -65,8 +63,10 @@ def _incident(world):
 
 def _wanted(people, orders, lost):
     "Orders through a logged app or website, those that the incident destroyed among them: person, card, ts, channel, order row or -1."
-    kept = people["app"][orders["person"]] & ((orders["channel"] == 1) | (orders["channel"] == 2))
-    gone = people["app"][lost["person"]] & ((lost["channel"] == 1) | (lost["channel"] == 2))
+    def logged(rows):     # what somebody bought before joining is entered later, without visits
+        online = (rows["channel"] == 1) | (rows["channel"] == 2)
+        return online & people["app"][rows["person"]] & (rows["ts"] >= people["joined"][rows["person"]])
+    kept, gone = logged(orders), logged(lost)
     both = lambda name, other: np.concatenate([orders[name][kept], lost[other][gone]])
     return {"person": both("person", "person"), "card": both("card", "person"), "ts": both("ts", "ts"),
             "channel": both("channel", "channel"), "order": np.concatenate([np.flatnonzero(kept), np.full(gone.sum(), -1)])}
@@ -199,7 +199,7 @@ def _agreements(world, block, people, spans):
     n, rng = len(people["person"]), stream(world, block, "contacts.consents")
     agreed = rng.random(n) < world.contacts.consent_share
     channels = (rng.random((n, len(_REACH))) < (1., .6, .4)) & agreed[:, None]
-    granted = spans["member"]
+    granted = spans["begin"]
     taken_back = agreed & (rng.random(n) < world.contacts.withdraw_share) & (spans["until"] - granted > 1)
     back = granted + 1 + (rng.random(n) * (spans["until"] - granted - 1)).astype(np.int64)
     expires = np.where(agreed & (rng.random(n) < .2), granted + 365 * DAY, NONE)
@@ -273,7 +273,7 @@ def _interactions(world, block, people, spans):
     "What interacting people do, the kind of people; WeCom friends."
     n, rng = len(people["person"]), stream(world, block, "contacts.interactions")
     interacting = rng.random(n) < world.contacts.interacting_share
-    person, at = _happenings(rng, spans["member"], np.where(interacting, spans["active"], 0), world.contacts.interactions_month)
+    person, at = _happenings(rng, spans["begin"], np.where(interacting, spans["active"], 0), world.contacts.interactions_month)
     kind = np.searchsorted(np.cumsum(list(_INTERACTIONS.values()))[:-1], rng.random(len(person)), side="right")
     topic, pieces = _category(world, rng, people, person), []
     for k, event in enumerate(_INTERACTIONS):
@@ -281,7 +281,7 @@ def _interactions(world, block, people, spans):
         source = 0 if event == "store_visit" else 1
         pieces.append(_piece(event, person[rows], at[rows], source, topic=topic[rows] if event in _ABOUT_SOMETHING else -1))
     friends = np.flatnonzero(rng.random(n) < world.contacts.friend_share)
-    added = _moments(rng, spans["member"][friends], spans["until"][friends])
+    added = _moments(rng, spans["begin"][friends], spans["until"][friends])
     gone = (rng.random(len(friends)) < _DELETE) & (added + 1 < spans["until"][friends])
     leaving = _moments(rng, added[gone] + 1, spans["until"][friends[gone]])
     wecom = _SOURCES.index("wecom")
@@ -328,7 +328,7 @@ _TEXTS = {   # three that please, three that do not
 def _feedback(world, block, people, orders):
     "Rows of opinions by order: card, ts, kind, score, text."
     rng, n = stream(world, block, "contacts.feedback"), len(orders["ts"])
-    said = np.flatnonzero(rng.random(n) < world.contacts.feedback_rate)
+    said = np.flatnonzero((rng.random(n) < world.contacts.feedback_rate) & (orders["ts"] >= people["joined"][orders["person"]]))
     u = rng.random((4, len(said)))
     displeased = u[0] < np.where(orders["refund_cents"][said] > 0, *world.contacts.displeased)
     shares = np.where(displeased[:, None], (.35, .55, .7), (.4, .65, 1.))      # cumulated: nps, csat, review; the rest complains
@@ -443,7 +443,7 @@ def _assigned_tags(world, block, people, spans, category_names):
         who = np.flatnonzero(u[0] < share)
         u, truth = u[:, who], true[tag][who]
         other = (truth + 1 + (u[2] * (sizes[tag] - 1)).astype(np.int64)) % sizes[tag]
-        ts = _moments(rng, spans["member"][who], spans["until"][who])
+        ts = _moments(rng, spans["begin"][who], spans["until"][who])
         expires = ts + days * DAY if days else np.full(len(who), NONE)
         revoked = ts + 1 + (u[3] * (world.last_day * DAY - ts - 1)).astype(np.int64)
         gone = (u[4] < .1) & (revoked < world.last_day * DAY) & ((expires == NONE) | (revoked < expires))
@@ -518,7 +518,7 @@ def _kinds_of_people(block, people, spans, deal, interacting):
     "The truth about the people's own cards; a moment of consent taken back is NONE for most."
     return {"member_id": _member(block, np.arange(len(interacting))), "app": people["app"], "interacting": interacting,
             "agreed": deal["agreed"], "granted_at": deal["granted"], "taken_back_at": deal["back"], "agreed_until": deal["until"],
-            "begin": spans["begin"], "member_from": spans["member"], "active_until": spans["active"]}
+            "begin": spans["begin"], "active_until": spans["active"]}
 
 def _who_brought(block, people):
     "The truth about referrals: events do not say who came."

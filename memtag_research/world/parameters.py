@@ -114,7 +114,7 @@ class Tastes:
     referred_share: float = .1     # people brought by an earlier member
     second_card_share: float = .06 # people with a card of their own on a marketplace
     merged_share: float = .5       # of those, cards later found to be one person
-    closed_share: float = .03      # people who close their account after they stopped buying
+    closed_share: float = .1       # of those who left for good, people who close their account too
     late_join_share: float = .1    # people who bought before they were entered as members
 
     def __post_init__(self):

@@ -21,7 +21,7 @@ import numpy as np
 from ..core import ParameterError
 from .calendar import clock_edges, day_weights
 from .parameters import NONE, World, stream
-from .people import DAY, DAYPARTS, MARKETPLACE, STORES_PER_REGION
+from .people import DAY, DAYPARTS, MARKETPLACE, STORES_CLOSE, STORES_PER_REGION
 from .programme import assign_tier
 
 # %% ../../nbs/world/05_purchases.ipynb #12cd74c6
@@ -276,13 +276,16 @@ def _orders(world, block, who, cards, state, day, rows, moments, worth, cause, c
     "The orders of a step with channel, card, tier, coupon and refund; destroyed ones are marked lost."
     rng, t, n = stream(world, block, f"orders {day}"), world.tastes, len(rows)
     on = moments.astype(np.int64)
-    ts = on * DAY + _hours(rng, who, rows, t)
-    opening = np.where(who["first"][rows] == NONE, -FAR, who["first"][rows])
-    ts = np.where(is_first, opening, np.where(on == opening // DAY, np.maximum(ts, np.minimum(opening + 60, on * DAY + DAY - 1)), ts))
+    second_of_day = _hours(rng, who, rows, t)
     moved = (who["shift_day"][rows] != NONE) & (on >= who["shift_day"][rows])
     own = np.where(moved, who["new_channel"][rows], who["channel"][rows])
     other = np.searchsorted(np.cumsum(t.channels)[:-1], rng.random(n), side="right")
     channel = np.where(rng.random(n) < t.own_channel, own, other).astype(np.int8)
+    second_of_day -= 3 * 3600 * ((channel == 0) & (second_of_day >= STORES_CLOSE))
+    ts = on * DAY + second_of_day
+    opening = np.where(who["first"][rows] == NONE, -FAR, who["first"][rows])
+    ts = np.where(is_first, opening, np.where(on == opening // DAY, np.maximum(ts, np.minimum(opening + 60, on * DAY + DAY - 1)), ts))
+    newcomer = is_first & (ts >= who["joined"][rows])
     near = who["region"][rows] * np.int64(STORES_PER_REGION) + rng.integers(0, STORES_PER_REGION, n)
     store = np.where(channel > 0, -1, np.where(rng.random(n) < .8, who["store"][rows], near))
     second = who["second"][rows]
@@ -292,7 +295,7 @@ def _orders(world, block, who, cards, state, day, rows, moments, worth, cause, c
     refund_ts, refund = _coming_back(world, rng, ts, value)
     return {"person": rows, "card": card, "ts": ts, "day": on, "value_cents": value, "channel": channel, "store": store,
             "tier": state["tier"][card], "cause": cause.astype(np.int8),
-            "coupon": _coupons(world, rng, state, rows, on, cause, campaign, is_first),
+            "coupon": _coupons(world, rng, state, rows, on, cause, campaign, newcomer),
             "refund_ts": refund_ts, "refund_cents": refund, "lost": _broken(world, rng, channel, on), "moment": moments}
 
 # %% ../../nbs/world/05_purchases.ipynb #ba112269
@@ -353,7 +356,8 @@ def _latent(world, calendar, who, state):
     end = calendar.edges[state["kind"], world.days]
     came, closed = state["first_day"] < world.last_day, _closed_day(state)
     names = [name for name in ("person", "lam", "p", "mu", "spend_mean", "interest", "second_interest", "promo", "newness", "price_tier",
-                               "daypart", "weekend", "lover", "never", "region") if name in who]
+                               "daypart", "weekend", "lover", "never", "region", "app", "channel", "new_channel", "shift_day",
+                               "join_channel", "household") if name in who]
     first, last = state["first_clock"], np.where(np.isnan(state["last_clock"]), state["first_clock"], state["last_clock"])
     nothing = np.where(came, 0., np.nan)
     return {name: who[name] for name in names} | {
