@@ -70,6 +70,7 @@ def _scope_option(command):
 @click.option("--messy", "as_messy_files", is_flag=True, help="Simulated: the same programme as messy exports too, in DIR/files.")
 def init(folder, dataset, **given):
     "Make a workspace of a public dataset, or of an invented programme."
+    if not folder.strip(): raise ParameterError("the folder of the workspace needs a name; '' was given.")
     given = {name: value for name, value in given.items() if value is not None and value is not False}
     if dataset == "simulated": return _simulate(folder, given)
     from memtag_research.data.datasets import init_workspace

@@ -243,7 +243,7 @@ def threshold_estimate(seed, world=LADDER):
     y = counted(made, day, world.last_day)[looked["card"][near]]
     coef, error = regression([one, distance, above, above * distance], y, weights)
     lived = regression([one, distance], looked["alive_days"][near], weights)[0][0]
-    return coef[2], error[2], np.diff(world.causes.tier.orders_30d)[1] * lived / 30
+    return coef[2], error[2], np.diff(np.broadcast_to(world.causes.tier.orders_30d, 4))[1] * lived / 30
 
 
 # --- counts by cause
@@ -276,7 +276,7 @@ def expected_counts(made: Walk) -> dict:
     code = np.bincount(bought.orders["cause"], minlength=6)
     looked, lots = bought.evaluations, bought.lots
     own = looked["card"] < n
-    means = {2: (np.array(causes.tier.orders_30d)[looked["after"]] * looked["alive_days"])[own].sum() / 30}
+    means = {2: (np.broadcast_to(causes.tier.orders_30d, 4)[looked["after"]] * looked["alive_days"])[own].sum() / 30}
     launches = made.calendar.launches[made.who["region"]]
     means[3] = causes.launch.orders_30d / 30 * np.maximum(until - np.maximum(first, launches), 0).sum()
     chosen = bought.enrolled["person"]

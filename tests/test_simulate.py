@@ -15,7 +15,7 @@ from memtag_research.data.contracts import contracts
 from memtag_research.data.ingest import check_workspace, ingest
 from memtag_research.data.simulate import make_programme, read_truth
 from memtag_research.data.workspace import open_workspace
-from memtag_research.world.parameters import Causes, Contacts, Faults, PointsPolicy, Purchases, Tastes, World, to_json
+from memtag_research.world.parameters import Causes, Contacts, Faults, PointsPolicy, Purchases, Tastes, TierPolicy, World, to_json
 
 TABLES = [*contracts(), "orders", "member_days"]
 
@@ -203,6 +203,21 @@ def test_the_truth_is_apart_from_the_tables(made, sql):
     assert read_truth(made.workspace.root).world == made.truth.world
 
 
+def test_no_gap_and_no_number_tells_second_cards(made, sql):
+    "Who joined on the marketplace is little known on either kind of card; numbers are dealt out by lot."
+    second = "member_id IN (SELECT from_id FROM truth_links)"
+    for column in ("city", "birth_date", "gender", "region"):
+        for missing in ("IS NULL", "IS NOT NULL"):
+            both = sql(f"SELECT avg(({second})::INT) FROM members WHERE join_channel = 'marketplace' AND {column} {missing}")[0][0]
+            assert .02 < both < .8, (column, missing, both)
+    places = sql(f"SELECT right(member_id, 4)::INT FROM members WHERE {second}")
+    n, k = sql("SELECT count(*) FROM members")[0][0], len(places)
+    assert abs(np.mean(places) - n / 2) < 4 * n / np.sqrt(12 * k)
+    # one block of people: orders are numbered by time, so that neighbours say nothing about who bought
+    assert sql("SELECT count(*) FROM (SELECT ts, lag(ts) OVER (ORDER BY order_id) earlier FROM orders) WHERE earlier > ts") == [(0,)]
+    assert sql(f"SELECT avg(({second})::INT) < .8 FROM identities WHERE channel = 'marketplace'") == [(True,)]
+
+
 def test_purchases_in_the_tables_are_those_of_the_truth(made, sql):
     "Own repeat orders that were not lost or unseen, by person; a returned order was still a purchase."
     counted = sql("SELECT count(*) FROM truth_orders WHERE cause = 'base'")[0][0]
@@ -283,6 +298,14 @@ def test_odd_worlds_can_be_made():
     assert quiet.workspace.table("order_lines").filter(lambda t: t.member_id.isnull()).count().execute() == 0
 
 
+def test_other_numbers_of_tiers():
+    three = dict(tiers=TierPolicy(("a", "b", "c"), (0, 50_000, 200_000)), points=PointsPolicy(tier_factors=(1., 1.2, 1.5)))
+    made = make_programme(300, "2023-01-01", "2024-06-01", **three, causes=Causes().without_effects())
+    assert set(made.workspace.table("tier_history").tier.execute()) == {"a", "b", "c"}
+    with pytest.raises(ParameterError, match="PointsPolicy.tier_factors, TierEffect.orders_30d, .*need a value for each of the 3 tiers"):
+        make_programme(300, tiers=three["tiers"])
+
+
 def test_progress_is_told():
     told = []
     make_programme(5_000, "2024-01-01", "2024-04-01", progress=lambda *step: told.append(step))
@@ -303,6 +326,9 @@ def test_wrong_questions():
     with pytest.raises(NotComputable, match="not a simulated programme"): read_truth("/nowhere")
     with pytest.raises(ParameterError, match="at least 90 days"): make_programme(20, "2024-01-01", "2024-01-31")
     with pytest.raises(ParameterError, match="chunk_members"): make_programme(20, "2024-01-01", "2024-04-01", chunk_members=0)
+    with pytest.raises(ParameterError, match="at most 400000000"): make_programme(10**15)
+    with pytest.raises(ParameterError, match="orders a week and person"): make_programme(20, purchases=Purchases(r=10**6))
+    with pytest.raises(ParameterError, match="needs a name"): make_programme(20, directory=" ")
     with pytest.raises(ParameterError, match="threads"): make_programme(20, "2024-01-01", "2024-04-01", threads=0)
 
 

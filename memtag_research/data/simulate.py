@@ -194,6 +194,45 @@ def _truth(world, block, bought, ids, arms, exposures):
         "enrolled": {"member_id": _member(block, bought.enrolled["person"]), "day": bought.enrolled["day"]}}
 
 # %% ../../nbs/data/08_simulate.ipynb #307ff4e7
+def _new_numbers(world, block, cards, lines, ledger):
+    "Prefix → function from the numbers of a block to those that are written."
+    member, order = block * 10_000, (block + 1) * 10_000_000
+    lot = stream(world, block, "member numbers").permutation(cards)
+    place = lines["order_id"].numbers - order
+    moment = np.full(place.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    moment[place] = lines["ts"]
+    rank = np.empty(len(moment), np.int64)
+    rank[np.argsort(moment, kind="stable")] = np.arange(len(moment))
+    def dealt(numbers, base, by):
+        there = (numbers >= base) & (numbers < base + len(by))       # a fault refers to orders that are not there
+        return np.where(there, base + by[np.where(there, numbers - base, 0)], numbers) if len(by) else numbers
+    entry = (block + 1) * 100_000_000
+    by_member = ledger["entry_id"].numbers[np.argsort(dealt(ledger["member_id"].numbers, member, lot), kind="stable")] - entry
+    follows = np.empty(by_member.max(initial=-1) + 1, np.int64)
+    follows[by_member] = np.arange(len(by_member))
+    by = {"E": (entry, follows), "M": (member, lot), "O": (order, rank)}
+    new = {prefix: lambda numbers, base=base, places=places: dealt(numbers, base, places) for prefix, (base, places) in by.items()}
+    return new | {"L": lambda numbers: dealt(numbers // 100, order, rank) * 100 + numbers % 100}
+
+# %% ../../nbs/data/08_simulate.ipynb #b7fe55c2
+def _sorted(columns):
+    "Rows by line, member or order; by member they stay in the order of time."
+    first = next((columns[name] for name in ("line_id", "member_id", "order_id", "from_id") if name in columns), None)
+    if not isinstance(first, Numbered): return columns
+    by = np.argsort(first.numbers, kind="stable")
+    def taken(column):
+        if isinstance(column, Numbered): return column._replace(numbers=column.numbers[by])
+        return column._replace(codes=column.codes[by]) if isinstance(column, Coded) else column[by]
+    return {name: taken(column) for name, column in columns.items()}
+
+def _renumbered(made, new):
+    "The same tables with the new numbers."
+    def dealt(column):
+        change = isinstance(column, Numbered) and new.get(column.prefix)
+        return column._replace(numbers=change(np.asarray(column.numbers))) if change else column
+    return {name: _sorted({c: dealt(column) for c, column in columns.items()}) for name, columns in made.items()}
+
+# %% ../../nbs/data/08_simulate.ipynb #8a575565
 def make_block(
     world: World,
     shared: Shared,
@@ -219,6 +258,8 @@ def make_block(
     for name in ("members", "events", "member_merges"): tables[name]["recorded_at"] = tables[name][contract(name).time] + 5
     tables, faults = add_faults(world, block, tables)
     truth |= {f"fault_{name}": rows for name, rows in faults.items()} | _truth(world, block, bought, ids, arms, exposures)
+    new = _new_numbers(world, block, len(cards["person"]), tables["order_lines"], tables["points_ledger"])
+    tables, truth = _renumbered(tables, new), _renumbered(truth, new)
     return tables, truth, counts | {"lost_orders": len(bought.lost["ts"])}
 
 # %% ../../nbs/data/08_simulate.ipynb #fcafe172
@@ -352,7 +393,8 @@ class Truth:
         "A table of the truth as a frame: people, orders (with cause), tiers, lots, enrolled, links, funnel, …"
         if name not in self.tables():
             raise NotComputable(f"the truth has no table {name!r}.{did_you_mean(name, self.tables())} It has: {', '.join(self.tables())}.")
-        return pq.read_table(self.folder / f"{name}.parquet").to_pandas(date_as_object=False)
+        frame = pq.read_table(self.folder / f"{name}.parquet").to_pandas(date_as_object=False)
+        return frame.groupby(["channel", "period"], as_index=False).sum() if name == "funnel" else frame   # one for each block
 
     @cached_property
     def people(self) -> pd.DataFrame:
@@ -418,6 +460,7 @@ def _build(world, folder, truth_folder, threads, blocks_per_chunk, progress):
 # %% ../../nbs/data/08_simulate.ipynb #bb3b0ca8
 def _folder(directory):
     "The folder to make; one that goes with this process when none is given."
+    if not str(directory).strip(): raise ParameterError("the folder of a programme needs a name; '' was given.")
     if directory is None:
         root = Path(mkdtemp(prefix="memtag-programme-"))
         atexit.register(shutil.rmtree, root, ignore_errors=True)

@@ -45,7 +45,7 @@ SLOTS = 40          # products in a category, by price
 NEW_DAYS = 30       # days for which a launched product is new
 _STEP = 1.14        # from one price to the next
 _BASE = np.array([60, 100, 80, 90, 150, 100, 200, 300, 120, 350])                    # cents, at 40 currency units a line
-_COST = np.array([.68, .62, .7, .6, .72, .64, .45, .5, .66, .8])                     # of the list price
+_COST = np.array([.56, .52, .58, .5, .6, .53, .38, .42, .55, .66])                    # of the list price
 _LAUNCH_SLOTS = np.arange(8, 25)                                                     # launched products are not the dear ones
 _BRANDS = {"en": ("Our Own", "Alder", "Birchley", "Corvo", "Dunmere", "Elmfield", "Farrow Lane", "Greyholt", "Harbour", "Ivel", "Juniper"),
            "zh": ("自有品牌", "青禾", "白露", "山岚", "云栖", "禾木", "拾光", "南风", "木槿", "知夏", "星野")}

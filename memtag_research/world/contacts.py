@@ -365,25 +365,31 @@ def _take(column, rows):
     return Numbered(column.prefix, np.where(empty, NONE, column.numbers[rows]), column.width)
 
 def _members(world, block, people, cards, stores):
-    "The table `members`: people's own cards, then second cards."
+    "The table `members`: people's own cards, then second cards. Who joined on the marketplace is mostly little known, on either."
     n, person = len(people["person"]), cards["person"]
     own = np.arange(len(person)) < n
+    joining = np.where(own, people["join_channel"][person], 3)
+    shy = stream(world, block, "contacts.members").random(len(person)) < np.where(joining == 3, .6, .02)   # gave little, on any card
     age = (cards["joined"] // DAY - people["birth"][person]) // 365.25
-    known = ~own & (people["birth"][person] > -20_000) & (age >= 14)
+    known = shy & (people["birth"][person] > -20_000) & (age >= 14)
     band = np.searchsorted((18, 25, 30, 35, 40, 50, 60), age, side="right")
     table = {"member_id": _member(block, np.arange(len(person))), "joined_at": cards["joined"], "closed_at": _closed(cards),
-             "birth_date": np.where(own, people["birth"][person], NONE),
+             "birth_date": np.where(shy, NONE, people["birth"][person]),
              "age_band": Coded(np.where(known, band, -1).astype(np.int8), _AGES),
-             "gender": Coded(np.where(own, people["gender"][person], -1).astype(np.int8), _GENDERS),
-             "region": Coded(np.where(own, people["region"][person], -1).astype(np.int8), ("R1", "R2", "R3", "R4", "R5")),
-             "join_channel": Coded(np.where(own, people["join_channel"][person], 3).astype(np.int8), _JOINING),
-             "household_id": Numbered("H", np.where(own, people["household"][person], NONE), 9)}
-    if stores is not None: table["city"] = _take(stores["city"], np.where(own, people["store"][person], -1))
+             "gender": Coded(np.where(shy, -1, people["gender"][person]).astype(np.int8), _GENDERS),
+             "region": Coded(np.where(shy, -1, people["region"][person]).astype(np.int8), ("R1", "R2", "R3", "R4", "R5")),
+             "join_channel": Coded(joining.astype(np.int8), _JOINING),
+             "household_id": Numbered("H", np.where(own & ~shy, people["household"][person], NONE), 9)}
+    if stores is not None: table["city"] = _take(stores["city"], np.where(shy, -1, people["store"][person]))
     return table
 
 # %% ../../nbs/world/07_contacts.ipynb #0143481c
 _ADDRESSES = {"phone": "100{:08d}", "email": "m{:08d}@example.com", "app": "app-{:08d}", "wecom": "wm{:08d}", "marketplace": "tb_{:08d}",
-              "device": "d-{:08d}"}     # digits are the number of a card; none of these exists
+              "device": "d-{:08d}"}     # none of these exists
+
+def _scattered(number):
+    "One to one, so that neighbours do not look alike: 8 digits, as they are from 10 ** 8 on."
+    return np.where(number < 10 ** 8, number * 61_803_399 % 10 ** 8, number)
 
 def _identities(world, block, people, cards, friends):
     "The table `identities`: what each channel calls a member; and how a second card can be found out."
@@ -397,13 +403,14 @@ def _identities(world, block, people, cards, friends):
     device = number.copy()
     device[second] = np.where((how >= .3) & (how < .7), device[owner], number[second])
     logged, has = np.flatnonzero(people["app"]), rng.random((3, len(number)))
+    buys_there = np.flatnonzero((people["join_channel"] == 3) | (people["channel"] == 3))
     pieces = {"phone": (np.flatnonzero(has[0] < np.where(number % 10_000 < n, .95, .6)), phone),
               "email": (np.flatnonzero(has[1][:n] < .5), number),
-              "app": (logged, number), "wecom": (friends, number), "marketplace": (second, number),
+              "app": (logged, number), "wecom": (friends, number), "marketplace": (np.concatenate([buys_there, second]), number),
               "device": (np.union1d(logged, second[has[2][second] < .8]), device)}
     card = np.concatenate([rows for rows, _ in pieces.values()])
     channel = np.repeat(np.arange(len(pieces)), [len(rows) for rows, _ in pieces.values()])
-    texts = [text for name, (rows, numbers) in pieces.items() for text in map(_ADDRESSES[name].format, numbers[rows].tolist())]
+    texts = [text for name, (rows, numbers) in pieces.items() for text in map(_ADDRESSES[name].format, _scattered(numbers[rows]).tolist())]
     by = np.lexsort((channel, card))
     return {"member_id": _member(block, card[by]), "channel": Coded(channel[by].astype(np.int8), tuple(_ADDRESSES)),
             "channel_id": Coded(by, tuple(texts))}

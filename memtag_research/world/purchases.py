@@ -173,14 +173,16 @@ def _draw_lots(world, block, who, state, number, day):
 # %% ../../nbs/world/05_purchases.ipynb #3ac4285f
 def _campaigns_now(world, calendar, day): return [i for i, (start, end) in enumerate(calendar.campaigns) if start <= day < end]
 
+def _by_tier(values, world): return np.broadcast_to(values, len(world.tiers.names))   # one value stands for all tiers
+
 def _causes(world, calendar, who, state, day):
     "(code of the cause, campaign or -1, additional orders a day) of each cause; factors on attrition and on basket."
     c, tier = world.causes, state["tier"][: len(who["person"])]
     launched, enrolled = calendar.launches[who["region"]] <= day, state["enrolled"] <= day
-    rates = [(2, -1, np.array(c.tier.orders_30d)[tier] / 30), (3, -1, launched * c.launch.orders_30d / 30),
+    rates = [(2, -1, _by_tier(c.tier.orders_30d, world)[tier] / 30), (3, -1, launched * c.launch.orders_30d / 30),
              (4, -1, enrolled * c.enrolment.orders_30d / 30)]
-    attrition = np.array(c.tier.attrition)[tier] * np.where(launched, c.launch.attrition, 1)
-    basket = np.array(c.tier.basket)[tier] * np.where(launched, c.launch.basket, 1)
+    attrition = _by_tier(c.tier.attrition, world)[tier] * np.where(launched, c.launch.attrition, 1)
+    basket = _by_tier(c.tier.basket, world)[tier] * np.where(launched, c.launch.basket, 1)
     for i in _campaigns_now(world, calendar, day):
         arms, arm, partner = c.campaigns[i].arms, state["arms"][i], state["partner"]
         effect = np.array([a.effect_orders for a in arms] + [0.]) / c.campaigns[i].days    # the last: not in the campaign
