@@ -215,6 +215,9 @@ def test_no_gap_and_no_number_tells_second_cards(made, sql):
     assert abs(np.mean(places) - n / 2) < 4 * n / np.sqrt(12 * k)
     # one block of people: orders are numbered by time, so that neighbours say nothing about who bought
     assert sql("SELECT count(*) FROM (SELECT ts, lag(ts) OVER (ORDER BY order_id) earlier FROM orders) WHERE earlier > ts") == [(0,)]
+    # nor do coupons: numbered as they were made, a fifth of all neighbours are of one card (here 0.5 %)
+    steps = sql("SELECT avg((abs(m - lag)::INT <= 2)::INT) FROM (SELECT right(member_id, 4)::INT m, lag(m) OVER (ORDER BY coupon_id) lag FROM redemptions)")
+    assert steps[0][0] < .05
     assert sql(f"SELECT avg(({second})::INT) < .8 FROM identities WHERE channel = 'marketplace'") == [(True,)]
 
 

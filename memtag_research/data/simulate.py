@@ -167,7 +167,7 @@ def _member(block, cards): return Numbered("M", block * 10_000 + np.asarray(card
 def _exposures(world, shared, bought):
     "Who was drawn into a campaign, or chose the membership, with the campaign's row; and the name of each arm."
     names = tuple(dict.fromkeys([a.name for c in world.causes.campaigns for a in c.arms] + ["enrolled"]))
-    enrolled, drawn = bought.enrolled, bought.lots or dict.fromkeys(("campaign", "person", "arm", "day"), np.empty(0, np.int64))
+    enrolled, drawn = bought.enrolled, bought.lots
     plus = len(shared.campaigns["campaign_id"].values) - 1        # the last row
     columns = {"campaign": (drawn["campaign"] + 1, np.full(len(enrolled["day"]), plus)), "person": (drawn["person"], enrolled["person"]),
                "arm": (drawn["arm"], np.full(len(enrolled["day"]), 1)), "day": (drawn["day"], enrolled["day"])}
@@ -179,7 +179,7 @@ def _exposures(world, shared, bought):
 # %% ../../nbs/data/08_simulate.ipynb #4716f6b2
 def _truth(world, block, bought, ids, arms, exposures):
     "What the programme does not know."
-    orders, looked, n = bought.orders, bought.evaluations, len(bought.lots.get("day", ()))
+    orders, looked, n = bought.orders, bought.evaluations, len(bought.lots["day"])
     codes = Coded(looked["before"], world.tiers.names), Coded(looked["after"], world.tiers.names)
     lots = {"campaign_id": Coded(exposures["campaign"][:n], ids), "member_id": _member(block, exposures["person"][:n]),
             "arm": Coded(arms.codes[:n], arms.values)}
@@ -194,10 +194,11 @@ def _truth(world, block, bought, ids, arms, exposures):
         "enrolled": {"member_id": _member(block, bought.enrolled["person"]), "day": bought.enrolled["day"]}}
 
 # %% ../../nbs/data/08_simulate.ipynb #307ff4e7
-def _new_numbers(world, block, cards, lines, ledger):
+def _new_numbers(world, block, cards, tables):
     "Prefix → function from the numbers of a block to those that are written."
-    member, order = block * 10_000, (block + 1) * 10_000_000
+    member, order, lines, ledger = block * 10_000, (block + 1) * 10_000_000, tables["order_lines"], tables["points_ledger"]
     lot = stream(world, block, "member numbers").permutation(cards)
+    coupons = stream(world, block, "coupon numbers").permutation(len(tables["redemptions"]["coupon_id"].numbers))
     place = lines["order_id"].numbers - order
     moment = np.full(place.max(initial=-1) + 1, np.iinfo(np.int64).max)
     moment[place] = lines["ts"]
@@ -210,7 +211,7 @@ def _new_numbers(world, block, cards, lines, ledger):
     by_member = ledger["entry_id"].numbers[np.argsort(dealt(ledger["member_id"].numbers, member, lot), kind="stable")] - entry
     follows = np.empty(by_member.max(initial=-1) + 1, np.int64)
     follows[by_member] = np.arange(len(by_member))
-    by = {"E": (entry, follows), "M": (member, lot), "O": (order, rank)}
+    by = {"E": (entry, follows), "K": (order, coupons), "M": (member, lot), "O": (order, rank)}
     new = {prefix: lambda numbers, base=base, places=places: dealt(numbers, base, places) for prefix, (base, places) in by.items()}
     return new | {"L": lambda numbers: dealt(numbers // 100, order, rank) * 100 + numbers % 100}
 
@@ -258,7 +259,7 @@ def make_block(
     for name in ("members", "events", "member_merges"): tables[name]["recorded_at"] = tables[name][contract(name).time] + 5
     tables, faults = add_faults(world, block, tables)
     truth |= {f"fault_{name}": rows for name, rows in faults.items()} | _truth(world, block, bought, ids, arms, exposures)
-    new = _new_numbers(world, block, len(cards["person"]), tables["order_lines"], tables["points_ledger"])
+    new = _new_numbers(world, block, len(cards["person"]), tables)
     tables, truth = _renumbered(tables, new), _renumbered(truth, new)
     return tables, truth, counts | {"lost_orders": len(bought.lost["ts"])}
 
@@ -453,9 +454,10 @@ def _build(world, folder, truth_folder, threads, blocks_per_chunk, progress):
     counts |= {name: n for name, n in truth.rows.items() if name.startswith("fault_")}
     (truth_folder / "truth.json").write_text(json.dumps({"world": to_json(world), "counts": counts}, indent=1), encoding="utf-8")
     rows = dict(tables.rows) | _grains(world, folder, tables.rows["order_lines"])
-    days = pq.read_table(folder / "order_lines.parquet", columns=["local_date"])["local_date"]
+    days = connect().read_parquet(folder / "order_lines.parquet").local_date
+    days = days.as_table().aggregate(start=days.min(), end=days.max()).execute().iloc[0]
     return {"tables": {name: {"read": n, "dropped": {}, "rows": n} for name, n in rows.items()}, "notes": [], "simulated": to_json(world),
-            "log": {"start": str(pc.min(days)), "end": str(pc.max(days))}}
+            "log": {"start": str(days.start)[:10], "end": str(days.end)[:10]}}
 
 # %% ../../nbs/data/08_simulate.ipynb #bb3b0ca8
 def _folder(directory):

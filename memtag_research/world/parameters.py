@@ -15,7 +15,7 @@ __all__ = ['NONE', 'BLOCK', 'REGIONS', 'GROUPS', 'Purchases', 'Spend', 'Season',
            'stream', 'Coded', 'Numbered', 'to_json', 'from_json']
 
 # %% ../../nbs/world/01_parameters.ipynb #855fe2c8
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date
 from typing import NamedTuple
 from zlib import crc32
@@ -259,10 +259,8 @@ class Causes:
     def without_effects(self):  # Causes
         "The same programme, doing nothing: every effect zero."
         def still(arm): return Arm(arm.name, arm.share)
-        calm = tuple(Campaign(c.campaign_id, c.start, c.days, tuple(map(still, c.arms)), c.active_days, 0., 0., c.kind)
-                     for c in self.campaigns)
-        return Causes(calm, TierEffect((0.,), (1.,), (1.,)), Launch(self.launch.dates, 0.),
-                      Enrolment(self.enrolment.start, self.enrolment.base, self.enrolment.slope, self.enrolment.recent_days, 0.))
+        calm = tuple(replace(c, arms=tuple(map(still, c.arms)), heterogeneity=0., spillover=0.) for c in self.campaigns)
+        return Causes(calm, TierEffect((0.,), (1.,), (1.,)), Launch(self.launch.dates, 0.), replace(self.enrolment, orders_30d=0.))
 
 # %% ../../nbs/world/01_parameters.ipynb #37d6ca99
 @dataclass(frozen=True)
