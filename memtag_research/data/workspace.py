@@ -56,6 +56,8 @@ class Config:
     first_order_washout_days: int = 180   # a first order is believed this long after the log starts; 0: the log is complete
     dormant_days: int | None = None       # D1; calibrated from the repurchase cycle when None
     lost_days: int | None = None          # D2; twice D1 when None
+    consent: str = "required"             # exports need the table consents; or not_required, with a reason
+    consent_reason: str = ""              # why no consent is needed, for the log of exports
     sources: dict = field(default_factory=dict)  # canonical table → mapping
 
     def __post_init__(self):
@@ -71,6 +73,9 @@ class Config:
         _check(_minutes(self.day_starts_at) is not None,
                f"day_starts_at must be a time such as '04:00' (in quotes), not {self.day_starts_at!r}.")
         _check(isinstance(self.sources, dict), "sources must map canonical tables to their mapping.")
+        _check(self.consent in ("required", "not_required"), f"consent must be required or not_required, not {self.consent!r}.")
+        _check(self.consent == "required" or (isinstance(self.consent_reason, str) and self.consent_reason.strip()),
+               "consent: not_required needs a consent_reason: say on what ground members may be contacted.")
 
     @property
     def day_start_minutes(self) -> int: return _minutes(self.day_starts_at)
