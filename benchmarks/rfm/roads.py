@@ -5,12 +5,13 @@
 Prints one line of JSON: wall and CPU seconds of the work alone (imports out), peak resident memory of the process.
 What is computed is written to OUT after the clock has stopped, for comparison.
 """
-import json
-import os
 import sys
-import time
 from datetime import date, timedelta
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from harness import duckdb_of, engine_of, perform
 
 AS_OF = date(2023, 12, 1)
 COLUMNS = ("member_id", "orders", "purchase_days", "recency_days", "spend_cents", "first_at", "last_at", "tenure_days",
@@ -56,25 +57,11 @@ FROM summary, cuts
 """
 
 
-def _duckdb(memory):
-    import duckdb
-    con = duckdb.connect(config={"memory_limit": memory, "temp_directory": os.environ["SPILL"]})
-    for setting in ("enable_progress_bar", "preserve_insertion_order"): con.execute(f"SET {setting} = false")
-    return con
-
-
-def _ours(memory):
-    from memtag_research.data.engine import connect
-    con = connect(memory_limit=memory)
-    con.raw_sql(f"SET temp_directory = '{os.environ['SPILL']}'")
-    return con
-
-
 def ours_lines(lines, grain, memory):
     "Lines → member_days → rfm_summary → rfm_score, nothing prepared."
     from memtag_research.data.grains import member_days_grain
     from memtag_research.measures.rfm import rfm_score, rfm_summary
-    con = _ours(memory)
+    con = engine_of(memory)
 
     def work():
         days = member_days_grain(con.read_parquet(lines))
@@ -85,14 +72,14 @@ def ours_lines(lines, grain, memory):
 def ours_grain(lines, grain, memory):
     "The member_days grain, as ingest leaves it → rfm_summary → rfm_score."
     from memtag_research.measures.rfm import rfm_score, rfm_summary
-    con = _ours(memory)
+    con = engine_of(memory)
 
     def work(): return rfm_score(rfm_summary(con.read_parquet(grain), AS_OF)).cache()
     return work, lambda result, out: result.to_parquet(out)
 
 
 def duckdb_sql(lines, grain, memory):
-    con = _duckdb(memory)
+    con = duckdb_of(memory)
 
     def work():
         for statement in HAND_SQL.replace("$LINES", lines).split(";\n"): con.execute(statement)
@@ -185,7 +172,7 @@ def lifetimes(lines, grain, memory):
 
 def bare_scan(lines, grain, memory):
     "Read the seven columns and fold them into one row."
-    con = _duckdb(memory)
+    con = duckdb_of(memory)
     fold = ", ".join(f"max({c})" for c in USED)
     return lambda: con.execute(f"SELECT {fold} FROM read_parquet('{lines}')").fetchall(), None
 
@@ -196,22 +183,13 @@ ROADS = {f.__name__: f for f in (ours_lines, ours_grain, duckdb_sql, polars, pan
 def make_grain(lines, grain, memory):
     "Write the grain as ingest does."
     from memtag_research.data.grains import member_days_grain
-    con = _ours(memory)
+    con = engine_of(memory)
     return lambda: member_days_grain(con.read_parquet(lines)).order_by("member_id", "local_date").to_parquet(grain), None
 
 
 def main(road, lines, grain, out, memory):
     work, save = (make_grain if road == "make_grain" else ROADS[road])(lines, grain, memory)
-    before, start = os.times(), time.perf_counter()
-    try: result = work()
-    except Exception as e:
-        if type(e).__name__ != "OutOfMemoryException": raise
-        return print(json.dumps(f"out of memory at memory_limit {memory}"))
-    wall, after = time.perf_counter() - start, os.times()
-    status = Path("/proc/self/status").read_text()
-    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
-    print(json.dumps({"wall": wall, "cpu": after.user + after.system - before.user - before.system, "peak": peak}), flush=True)
-    if save and out != "-": save(result, out)
+    perform(work, save, out, memory)
 
 
 if __name__ == "__main__": main(*sys.argv[1:])
