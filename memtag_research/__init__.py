@@ -7,6 +7,7 @@
 - `memtag_research.data.engine`: Opens Ibis backends, and is the only place that knows their differences
 - `memtag_research.data.grains`: One rule for orders: the two derived tables on which every measure stands
 - `memtag_research.data.ingest`: Source files → canonical Parquet and grains: whole or not at all, every dropped row counted by reason
+- `memtag_research.data.privacy`: Surrogate keys for members, and members forgotten in every file of a workspace
 - `memtag_research.data.simulate`: Every canonical table of an invented programme, and the truth about it beside them
 - `memtag_research.data.sources`: Source files → raw tables of the engine, every row numbered, nothing interpreted
 - `memtag_research.data.workspace`: A folder with `memtag.yaml`, its tables by name, and what is known about them
