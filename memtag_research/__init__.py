@@ -26,6 +26,7 @@
 - `memtag_research.reports.segment_numbers`: Every figure that the segment report prints, computed once, with no word or picture.
 - `memtag_research.tags.catalogues`: Definitions in YAML and Python: read with the place of every mistake, written back without loss, overlaid
 - `memtag_research.tags.definition`: What a source, a metric, a tag and a segment are, as data
+- `memtag_research.tags.expression`: The language of tag rules: parsed, typed, compiled, evaluated; three-valued
 - `memtag_research.world.baskets`: Products, stores, the lines of every order, how they were paid, and what came back
 - `memtag_research.world.calendar`: Festivals, and how heavy each day of the year is
 - `memtag_research.world.contacts`: Visits, messages, consents, opinions and ids of the people of a block: all that happens beside buying
