@@ -27,6 +27,9 @@
 - `memtag_research.tags.catalogues`: Definitions in YAML and Python: read with the place of every mistake, written back without loss, overlaid
 - `memtag_research.tags.definition`: What a source, a metric, a tag and a segment are, as data
 - `memtag_research.tags.expression`: The language of tag rules: parsed, typed, compiled, evaluated; three-valued
+- `memtag_research.tags.graph`: Names, types, order of evaluation, the closure of a tag, and a hash that changes when its values may
+- `memtag_research.tags.kinds`: Kinds of tags that look at rows: affinity, sequence, assigned, … each as a small table of member and value
+- `memtag_research.tags.rows`: The rows of a source that are known at a date, and what they add up to
 - `memtag_research.world.baskets`: Products, stores, the lines of every order, how they were paid, and what came back
 - `memtag_research.world.calendar`: Festivals, and how heavy each day of the year is
 - `memtag_research.world.contacts`: Visits, messages, consents, opinions and ids of the people of a block: all that happens beside buying
