@@ -30,6 +30,7 @@
 - `memtag_research.tags.graph`: Names, types, order of evaluation, the closure of a tag, and a hash that changes when its values may
 - `memtag_research.tags.kinds`: Kinds of tags that look at rows: affinity, sequence, assigned, … each as a small table of member and value
 - `memtag_research.tags.rows`: The rows of a source that are known at a date, and what they add up to
+- `memtag_research.tags.store`: Snapshots of tags that appear whole or not at all, what people assigned, and the history of both
 - `memtag_research.world.baskets`: Products, stores, the lines of every order, how they were paid, and what came back
 - `memtag_research.world.calendar`: Festivals, and how heavy each day of the year is
 - `memtag_research.world.contacts`: Visits, messages, consents, opinions and ids of the people of a block: all that happens beside buying
