@@ -11,6 +11,7 @@
 - `memtag_research.data.simulate`: Every canonical table of an invented programme, and the truth about it beside them
 - `memtag_research.data.sources`: Source files → raw tables of the engine, every row numbered, nothing interpreted
 - `memtag_research.data.workspace`: A folder with `memtag.yaml`, its tables by name, and what is known about them
+- `memtag_research.insight.catalogue`: The tags that every workspace starts with, and a workspace's own over them
 - `memtag_research.language`: One label file, two languages, and numbers that read the same on every page
 - `memtag_research.measures.cohorts`: Who comes a second time, and who keeps coming, by the date of the first purchase
 - `memtag_research.measures.lifecycle`: Where each member stands at a date, and who moved between two dates
@@ -28,10 +29,15 @@
 - `memtag_research.tags.catalogues`: Definitions in YAML and Python: read with the place of every mistake, written back without loss, overlaid
 - `memtag_research.tags.compile`: A catalogue at a date as one flat Ibis expression
 - `memtag_research.tags.definition`: What a source, a metric, a tag and a segment are, as data
+- `memtag_research.tags.examples`: The value of a tag for one row of values, in plain Python; and the examples that a definition must keep
+- `memtag_research.tags.export`: A segment as a file for another tool: nobody in it who said no, nobody under age, nobody held out, and a record that it was made
 - `memtag_research.tags.expression`: The language of tag rules: parsed, typed, compiled, evaluated; three-valued
 - `memtag_research.tags.graph`: Names, types, order of evaluation, the closure of a tag, and a hash that changes when its values may
 - `memtag_research.tags.kinds`: Kinds of tags that look at rows: affinity, sequence, assigned, … each as a small table of member and value
+- `memtag_research.tags.linter`: Every mistake of a catalogue at once, with its place; and doubts that do not stop it
+- `memtag_research.tags.reach`: Whether one rule holds wherever another does, as far as their texts show
 - `memtag_research.tags.rows`: The rows of a source that are known at a date, and what they add up to
+- `memtag_research.tags.segments`: Members named by a rule over tags: how many, who, why not, who else; the same answer from YAML, Python and JSON
 - `memtag_research.tags.store`: Snapshots of tags that appear whole or not at all, what people assigned, and the history of both
 - `memtag_research.world.baskets`: Products, stores, the lines of every order, how they were paid, and what came back
 - `memtag_research.world.calendar`: Festivals, and how heavy each day of the year is
