@@ -1738,6 +1738,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'memtag_research/tags/export.py'),
                                              'memtag_research.tags.export._content': ( 'tags/export.html#_content',
                                                                                        'memtag_research/tags/export.py'),
+                                             'memtag_research.tags.export._each': ( 'tags/export.html#_each',
+                                                                                    'memtag_research/tags/export.py'),
                                              'memtag_research.tags.export._excel': ( 'tags/export.html#_excel',
                                                                                      'memtag_research/tags/export.py'),
                                              'memtag_research.tags.export._is_flag': ( 'tags/export.html#_is_flag',
