@@ -30,13 +30,13 @@ import pandas as pd
 from ..core import DefinitionError, MemtagError, NotComputable, ParameterError, check_as_of, did_you_mean
 from ..data.contracts import contracts
 from ..data.engine import to_frame
-from ..data.workspace import Workspace, sync, write_file
+from ..data.workspace import Workspace, write_file
 from ..language import label
-from .graph import closure
 from .definition import Catalogue
 from .expression import parse
+from .graph import closure
 from .rows import Known
-from .segments import Audience, evaluate_segment, hold_out, language_of, segment_parts, title_of
+from .segments import Audience, evaluate_segment, hold_out, segment_parts, title_of
 
 # %% ../../nbs/tags/11_export.ipynb #ae4adfe1
 FAR = date(9999, 1, 1)   # everything that the workspace knows
@@ -51,8 +51,9 @@ def last_words(
     if channel is not None and "channel" in rows.columns: rows = rows.filter(rows.channel.isnull() | (rows.channel == channel))
     ends = rows.expires_date if "expires_date" in rows.columns else ibis.null("date")
     rows = rows.mutate(expires_date=ends)
-    place = ibis.row_number().over(group_by=rows.member_id, order_by=[rows.ts.desc(), rows.granted.asc(), rows.expires_date.asc(nulls_first=False)])
-    return rows.mutate(place_=place).filter(lambda t: t.place_ == 0).select("member_id", "granted", "expires_date")
+    latest = [rows.ts.desc(), rows.granted.asc(), rows.expires_date.asc(nulls_first=False)]
+    rows = rows.mutate(place_=ibis.row_number().over(group_by=rows.member_id, order_by=latest))
+    return rows.filter(rows.place_ == 0).select("member_id", "granted", "expires_date")
 
 def consent_reasons(
     tables,           # workspace, or tables by name
@@ -107,8 +108,12 @@ def blocked(
     if profiled and "profiling" not in purposes: _put(reason, _refused(audience, "profiling", "no_profiling"))
     _put(reason, _closed(audience))
     for flag in flags:
-        if flag != "no_profiling" or profiled: _put(reason, pd.Series(flag, frame.member_id[frame[flag].fillna(False).astype(bool)], dtype=object))
+        if flag != "no_profiling" or profiled: _put(reason, _each(flag, frame.member_id[frame[flag].fillna(False).astype(bool)]))
     return reason[reason != ""]
+
+def _each(reason, member_ids):
+    "One reason for all of these."
+    return pd.Series(reason, list(member_ids), dtype=object)
 
 def _put(reason, more):
     "Reasons beside those that are there; of two the one that stands first in REASONS."
@@ -127,14 +132,14 @@ def _refused(audience, purpose, reason):
     "Those whose last word for a purpose is no; who said nothing is not among them."
     if not Known(audience.tables, audience.as_of).has("consents"): return pd.Series(dtype=object)
     said = consent_reasons(audience.tables, purpose, None, audience.as_of)
-    return pd.Series(reason, said.member_id[said.reason.isin(["consent_refused", "withdrawn_since"])], dtype=object)
+    return _each(reason, said.member_id[said.reason.isin(["consent_refused", "withdrawn_since"])])
 
 def _closed(audience):
     "Those who closed their account at any time that the workspace knows."
     known = Known(audience.tables, FAR)
     if not known.has("members") or "closed_date" not in known.table("members").columns: return pd.Series(dtype=object)
     members = known.table("members")
-    return pd.Series("closed", to_frame(members.filter(members.closed_date.notnull()).select("member_id")).member_id, dtype=object)
+    return _each("closed", to_frame(members.filter(members.closed_date.notnull()).select("member_id").distinct()).member_id)
 
 # %% ../../nbs/tags/11_export.ipynb #49fd3180
 SHAPES = ("csv", "xlsx", "crm", "wecom")
@@ -167,7 +172,8 @@ def _long(audience, tags, frame, lang):
         flag = bool(len(cells)) and _is_flag(cells.value)
         if flag: cells = cells[cells.value.astype(bool)]
         values = "true" if flag else cells.value.map(lambda v, t=t: value_title(t, v, lang))
-        parts.append(cells[["member_id"]].assign(tag_group=label(f"tag_class_{t.class_}", lang), tag=title_of(t, lang), value=values, flag=flag))
+        group = label(f"tag_class_{t.class_}", lang)
+        parts.append(cells[["member_id"]].assign(tag_group=group, tag=title_of(t, lang), value=values, flag=flag))
     return pd.concat(parts, ignore_index=True)
 
 def _wide(audience, tags, frame, lang, people):
@@ -187,7 +193,8 @@ def _wecom(audience, rows, lang):
     "tag_group and tag of each row: one short name a value, no name twice in a group."
     names = {}
     for r in rows[["tag_group", "tag", "value", "flag"]].drop_duplicates().itertuples():
-        names[r.tag_group, r.tag, r.value] = r.tag if r.flag else r.value if _labelled(audience, r.tag, r.value, lang) else f"{r.tag} {r.value}"
+        valued = r.value if _labelled(audience, r.tag, r.value, lang) else f"{r.tag} {r.value}"
+        names[r.tag_group, r.tag, r.value] = r.tag if r.flag else valued
     long = sorted({n for n in names.values() if len(n) > LONGEST_NAME})
     if long: raise DefinitionError(f"{len(long)} names are longer than {LONGEST_NAME} characters, which WeCom does not show: "
                                    f"{', '.join(map(repr, long[:3]))}. Give the tag a shorter title, or its values shorter labels.")
@@ -198,7 +205,8 @@ def _wecom(audience, rows, lang):
 
 def _labelled(audience, title, shown, lang):
     "Whether a value is shown under a label that the catalogue gives it."
-    return any(title_of(t, lang) == title and shown in {value_title(t, v, lang) for v in t.labels} for t in audience.catalogue.tags.values())
+    mine = [t for t in audience.catalogue.tags.values() if title_of(t, lang) == title]
+    return any(shown == value_title(t, v, lang) for t in mine for v in t.labels)
 
 def _addresses(audience, channel, reasons):
     "member_id and address of every member; the addresses that belong also to somebody who said no."
@@ -229,7 +237,8 @@ class Export:
     lang: str = "en"
 
     def __str__(self):
-        lines = [f"{self.rows:,} rows of {self.members:,} members in {self.path}", f"  {self.belong:,} belong to {self.segment} at {self.as_of}"]
+        lines = [f"{self.rows:,} rows of {self.members:,} members in {self.path}",
+                 f"  {self.belong:,} belong to {self.segment} at {self.as_of}"]
         lines += [f"  {n:>8,} {label(f'export_{r}', self.lang)}" for r, n in self.removed.items()]
         return "\n".join([*lines, *(f"  {n}" for n in self.notes)])
     __repr__ = __str__
@@ -273,12 +282,14 @@ def export_segment(
 def _check_arguments(catalogue, shape, purpose, tags, out):
     "Refuse a shape, purpose or tag that does not exist."
     purposes = contracts()["consents"].columns["purpose"].values
-    if shape not in SHAPES: raise ParameterError(f"there is no shape {shape!r}; the shapes are {', '.join(SHAPES)}.{did_you_mean(shape, SHAPES)}")
-    if purpose not in purposes: raise ParameterError(f"purpose must be one of {', '.join(purposes)}, not {purpose!r}.{did_you_mean(purpose, purposes)}")
+    for what, value, options in (("shape", shape, SHAPES), ("purpose", purpose, purposes)):
+        if value not in options:
+            raise ParameterError(f"{what} must be one of {', '.join(options)}, not {value!r}.{did_you_mean(value, options)}")
     for t in (tags := [tags] if isinstance(tags, str) else list(tags)):
         if t not in catalogue.tags: raise ParameterError(f"there is no tag {t!r}.{did_you_mean(t, catalogue.tags)}")
-    if shape == "xlsx" and Path(out).suffix.lower() != ".xlsx": raise ParameterError(f"the shape xlsx goes into a file that ends in .xlsx, not {Path(out).name!r}.")
-    if shape != "xlsx" and Path(out).suffix.lower() != ".csv": raise ParameterError(f"the shape {shape} goes into a file that ends in .csv, not {Path(out).name!r}.")
+    ending = ".xlsx" if shape == "xlsx" else ".csv"
+    if Path(out).suffix.lower() != ending:
+        raise ParameterError(f"the shape {shape} goes into a file that ends in {ending}, not {Path(out).name!r}.")
     return list(dict.fromkeys(tags))
 
 def _refuse_few(ws, audience, members, removed):
@@ -293,8 +304,8 @@ def _purposes(ws, audience, uses, purpose, channel):
     notes = [f"not left out, because it cannot be computed: {f} ({audience.base.missing[f]})" for f in FLAGS if f in audience.base.missing]
     if ws.config.consent == "not_required": return (), (f"consent is not required: {ws.config.consent_reason}", *notes)
     if not ws.has("consents"): raise NotComputable(
-        f"the workspace {ws.config.name!r} has no table consents, so nobody is known to agree to {purpose}. Map it under `sources`, or declare "
-        "in memtag.yaml: consent: not_required, with a consent_reason.")
+        f"the workspace {ws.config.name!r} has no table consents, so nobody is known to agree to {purpose}. Map it under "
+        "`sources`, or declare in memtag.yaml: consent: not_required, with a consent_reason.")
     told = Known(ws, FAR).table("consents")
     if channel is None and "channel" in told.columns:
         channels = sorted(to_frame(told.filter(told.purpose == purpose, told.channel.notnull()).select("channel").distinct()).channel)
@@ -307,12 +318,12 @@ def _rows(audience, frame, reasons, shape, tags, lang, channel):
     "The rows of the file, and members left out by reason."
     held = hold_out(audience)
     why = reasons.reindex(frame.member_id).fillna("")
-    _put(why, pd.Series("held_out", held.member_id[held.held_out], dtype=object))
+    _put(why, _each("held_out", held.member_id[held.held_out]))
     if shape == "wecom":
         addresses, shared = _addresses(audience, channel, reasons)
         reachable = addresses[~addresses.channel_id.isin(shared)]
-        _put(why, pd.Series("shared_address", addresses.member_id[~addresses.member_id.isin(reachable.member_id)].unique(), dtype=object))
-        _put(why, pd.Series("no_address", frame.member_id[~frame.member_id.isin(addresses.member_id)], dtype=object))
+        _put(why, _each("shared_address", set(addresses.member_id) - set(reachable.member_id)))
+        _put(why, _each("no_address", set(frame.member_id) - set(addresses.member_id)))
     removed = {r: int((why == r).sum()) for r in REASONS if (why == r).any()}
     frame = frame[(why == "").to_numpy()]
     if shape in ("csv", "xlsx"): return _wide(audience, tags, frame, lang, shape == "xlsx"), removed
@@ -325,9 +336,10 @@ def _rows(audience, frame, reasons, shape, tags, lang, channel):
 def _content(rows, shape):
     "The bytes of the file."
     if shape != "xlsx": return rows.to_csv(index=False).encode("utf-8-sig")   # Excel reads Chinese by the mark
-    try: from openpyxl import Workbook
+    try:
+        import openpyxl
     except ImportError: raise MemtagError("writing .xlsx needs the reports extra: pip install 'memtag_research[reports]'.") from None
-    book = Workbook(write_only=True)
+    book = openpyxl.Workbook(write_only=True)
     sheet = book.create_sheet("members")
     for line in [list(rows.columns), *rows.itertuples(index=False)]: sheet.append([_excel(sheet, v) for v in line])
     book.save(file := io.BytesIO())
@@ -337,7 +349,7 @@ def _excel(sheet, value):
     "A cell; a text is a text, also one that begins like a formula."
     from openpyxl.cell import WriteOnlyCell
     value = value.item() if isinstance(value, np.generic) else value
-    if value is None or value is pd.NA or value is pd.NaT or isinstance(value, float) and np.isnan(value): return None
+    if value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float) and np.isnan(value)): return None
     cell = WriteOnlyCell(sheet, value=value)
     if isinstance(value, str): cell.data_type = "s"
     return cell
@@ -345,10 +357,10 @@ def _excel(sheet, value):
 # %% ../../nbs/tags/11_export.ipynb #e034efb9
 def _publish(ws, audience, made, content):
     "Record the export, then let the file appear; the record names no member."
-    entry = {"when": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", "who": _user(), "segment": made.segment, "where": audience.segment.where,
-             "definition_hash": audience.definition_hash, "source": audience.source, "purpose": made.purpose, "channel": made.channel,
-             "as_of": str(made.as_of), "shape": made.shape, "belong": made.belong, "members": made.members, "rows": made.rows,
-             "removed": made.removed, "holdout": audience.segment.holdout, "notes": list(made.notes), "sha256": made.sha256, "file": made.path.name}
+    told = ("segment", "purpose", "channel", "shape", "belong", "members", "rows", "removed", "sha256")
+    entry = {"when": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", "who": _user(), **{n: getattr(made, n) for n in told},
+             "as_of": str(made.as_of), "where": audience.segment.where, "definition_hash": audience.definition_hash,
+             "source": audience.source, "holdout": audience.segment.holdout, "notes": list(made.notes), "file": made.path.name}
     _log(ws, entry)
     try: write_file(made.path, content)
     except OSError as e:

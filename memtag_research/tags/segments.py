@@ -30,11 +30,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from ..core import DefinitionError, MemtagError, NotComputable, ParameterError, check_as_of, did_you_mean, mask
+from ..core import DefinitionError, MemtagError, NotComputable, ParameterError, check_as_of, mask
 from ..data.engine import to_frame
 from ..data.privacy import KeyMap
 from ..data.workspace import Workspace, write_file, writing
-from ..language import format_date, format_number, format_percent, label
+from ..language import format_number, format_percent, label
 from .catalogues import read_catalogue, write_catalogue
 from .compile import compile_tags
 from .definition import Catalogue, Segment
@@ -291,8 +291,8 @@ class Audience:
     @property
     def warnings(self) -> tuple:
         "What is to be known before one believes the number."
-        gaps = [f"nobody is taken out by {m}, which cannot be computed: {self.base.missing[m]}" for m in self.segment.minus if m in self.base.missing]
-        return (*self.base.warnings, *gaps)
+        gaps = {m: self.base.missing[m] for m in self.segment.minus if m in self.base.missing}
+        return (*self.base.warnings, *(f"nobody is taken out by {m}, which cannot be computed: {why}" for m, why in gaps.items()))
 
     @cached_property
     def table(self) -> ibis.Table:
@@ -327,8 +327,10 @@ class Audience:
     def values(self, *names) -> pd.DataFrame:
         "member_id, `belongs`, and tags or metrics of the table, of every member of the base, sorted: personal data."
         if unknown := [n for n in names if n not in self.table.columns]:
-            raise ParameterError(f"the audience holds no {', '.join(unknown)}; it holds {', '.join(self.table.columns)}. Ask for more with also=….")
-        return to_frame(self.table.select("member_id", *names, belongs=self.table[self.name])).sort_values("member_id", ignore_index=True)
+            raise ParameterError(f"the audience holds no {', '.join(unknown)}; it holds {', '.join(self.table.columns)}. "
+                                 "Ask for more with also=….")
+        table = self.table.select("member_id", *names, belongs=self.table[self.name])
+        return to_frame(table).sort_values("member_id", ignore_index=True)
 
     def size(self) -> int: "How many belong."; return len(self._ids)
     def base_size(self) -> int: "How many members there are at the date."; return len(self._flags)
@@ -344,11 +346,11 @@ class Audience:
     def __repr__(self):
         return f"Audience {self.name} at {self.as_of}: {self.size():,} of {self.base_size():,} members ({self.source})"
     def _repr_html_(self): return _audience_html(self)
-    def estimate(self, fraction=.1, salt="estimate", level=.95): "Size from a sample; see `estimate_size`."; return estimate_size(self, fraction, salt, level)
-    def explain(self, member_id): "Why a member belongs or not; see `explain_member`."; return explain_member(self, member_id)
-    def overlap(self, *others): "Common members with other audiences; see `overlap`."; return overlap(self, *others)
-    def holdout(self, fraction=None, seed=None): "Members and whether each is held out; see `hold_out`."; return hold_out(self, fraction, seed)
-    def eligible(self, member_ids): "Which of these belong, and why not; see `eligible`."; return eligible(self, member_ids)
+    def estimate(self, *given, **named): "Size from a sample: `estimate_size`."; return estimate_size(self, *given, **named)
+    def explain(self, *given, **named): "Why a member belongs or not: `explain_member`."; return explain_member(self, *given, **named)
+    def overlap(self, *others): "Members shared with other audiences: `overlap`."; return overlap(self, *others)
+    def holdout(self, *given, **named): "Who is held out: `hold_out`."; return hold_out(self, *given, **named)
+    def eligible(self, member_ids): "Which of these belong, and why not: `eligible`."; return eligible(self, member_ids)
 
 # %% ../../nbs/tags/10_segments.ipynb #91f2ad79
 def _with_keys(table, tables):
@@ -361,7 +363,7 @@ def _with_keys(table, tables):
 
 def _together(one, other, text):
     "Two audiences of one date as one."
-    if not isinstance(other, Audience): raise ParameterError(f"an audience goes together with another one, not with {type(other).__name__}.")
+    if not isinstance(other, Audience): raise ParameterError(f"an audience goes with an audience, not with {type(other).__name__}.")
     if one.as_of != other.as_of or one.tables is not other.tables:
         raise ParameterError(f"audiences of one workspace and date go together; these are of {one.as_of} and {other.as_of}"
                              + ("." if one.as_of != other.as_of else ", of different tables."))
@@ -411,7 +413,8 @@ class Estimate(NamedTuple):
     level: float
     def __str__(self): return (f"about {self.members:,} members ({self.low:,} to {self.high:,} at {self.level:.0%}); "
                                f"{self.belong:,} of {self.asked:,} asked, of {self.population:,}")
-    def _repr_html_(self): return _table_html((), [(k, f"{v:,}" if isinstance(v, int) else f"{v:.0%}") for k, v in self._asdict().items()], "Estimate")
+    def _repr_html_(self):
+        return _table_html((), [(k, f"{v:,}" if isinstance(v, int) else f"{v:.0%}") for k, v in self._asdict().items()], "Estimate")
 
 def estimate_size(
     audience: Audience,
@@ -434,9 +437,9 @@ def estimate_size(
 def _sampled(audience, fraction, salt):
     "The audience over the rows of drawn members only, where that gives them the same values; else as it is."
     if not audience.base.live or _looks_at_all(audience): return audience
-    tables = {n: t for n, t in _tables(audience.tables).items()}
-    tables = {n: t.filter(_drawn(t.member_id, fraction, salt)) if "member_id" in t.columns else t for n, t in tables.items()}
-    return evaluate_segment(tables, audience.catalogue, audience.segment, audience.as_of, parameters=audience.base.parameters, snapshots=False)
+    mine = lambda t: t.filter(_drawn(t.member_id, fraction, salt)) if "member_id" in t.columns else t
+    tables = {n: mine(t) for n, t in _tables(audience.tables).items()}
+    return evaluate_segment(tables, audience.catalogue, audience.segment, audience.as_of, parameters=audience.base.parameters)
 
 def _tables(tables): return all_tables(tables) if isinstance(tables, Workspace) else dict(tables)
 
@@ -446,7 +449,7 @@ def _looks_at_all(audience):
     if audience.segment.include or audience.segment.exclude: return True     # keys are a workspace's
     for t in whole.tags.values():
         if t.kind in ("quantile", "cluster") and not {f"{t.name}.cuts", f"{t.name}.centres"} & set(frozen): return True
-        if t.kind in ("affinity", "sql") or t.kind == "distribution" and t.min_tgi is not None: return True
+        if t.kind in ("affinity", "sql") or (t.kind == "distribution" and t.min_tgi is not None): return True
         if t.kind == "rules" and any(quantile_call(parse(u)) for u in t.uses.values()): return True
     return False
 
@@ -514,7 +517,8 @@ def explain_member(
     names = sorted(n for n in _names(segment) if n in audience.catalogue.tags) if behind else ()
     tags = tuple(_behind(audience, n, member_id) for n in names)
     metrics = {n: row[n] for n in sorted(_names(segment)) if n in audience.catalogue.metrics}
-    return Reasons(segment, audience.as_of, mask(member_id), row[segment.name], _decided(segment, row), tuple(clauses), minus, held, tags, metrics, lang)
+    return Reasons(segment, audience.as_of, mask(member_id), row[segment.name], _decided(segment, row), tuple(clauses), minus, held, tags,
+                   metrics, lang)
 
 def _behind(audience, name, member_id):
     "Why a tag of the rule has its value."
@@ -531,7 +535,7 @@ def _row(audience, member_id):
 def _plain(value):
     "A cell as plain Python: None where it is null."
     if isinstance(value, (list, tuple, np.ndarray)): return [_plain(v) for v in value]
-    if value is None or value is pd.NaT or value is pd.NA or isinstance(value, (float, np.floating)) and np.isnan(value): return None
+    if value is None or value is pd.NaT or value is pd.NA or (isinstance(value, (float, np.floating)) and np.isnan(value)): return None
     if isinstance(value, pd.Timestamp): return value.date()
     return value.item() if isinstance(value, np.generic) else value
 
@@ -550,17 +554,18 @@ class Overlap:
     counts: pd.DataFrame    # common members of each two; sizes on the diagonal
     def __repr__(self): return self.pairs.to_string(index=False)
     def _repr_html_(self):
-        rows = [(p.a, p.b, *(f"{n:,}" for n in (p.size_a, p.size_b, p.both, p.either)), f"{p.jaccard:.1%}", f"{p.share_of_a:.1%}", f"{p.share_of_b:.1%}")
-                for p in self.pairs.itertuples()]
-        return _table_html(("a", "b", "size a", "size b", "both", "either", "Jaccard", "share of a", "share of b"), rows, "Overlap")
+        text = lambda v: format_percent(v) if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else v
+        rows = [[text(v) for v in p] for p in self.pairs.itertuples(index=False)]
+        return _table_html([c.replace("_", " ") for c in self.pairs.columns], rows, "Overlap")
 
 def overlap(
     *audiences: Audience,  # of one date
 ) -> Overlap:
     "Members that audiences share, two at a time."
-    if len(audiences) < 2 or not all(isinstance(a, Audience) for a in audiences): raise ParameterError("overlap needs at least one other audience.")
-    if len({a.as_of for a in audiences}) > 1: raise ParameterError("audiences of one date overlap; these are of "
-                                                                   f"{', '.join(sorted({str(a.as_of) for a in audiences}))}.")
+    if len(audiences) < 2 or not all(isinstance(a, Audience) for a in audiences):
+        raise ParameterError("overlap needs at least one other audience.")
+    if len(dates := sorted({str(a.as_of) for a in audiences})) > 1:
+        raise ParameterError(f"audiences of one date overlap; these are of {', '.join(dates)}.")
     members, names = [set(a._ids) for a in audiences], [a.name for a in audiences]
     rows = [_shared(names[i], names[j], members[i], members[j]) for i in range(len(names)) for j in range(i + 1, len(names))]
     counts = pd.DataFrame([[len(one & two) for two in members] for one in members], names, names)
@@ -615,7 +620,7 @@ def to_logic(
 ) -> dict:        # JSON-Logic of rule and `minus`
     "The rule of a segment as JSON-Logic."
     if isinstance(segment, Segment):
-        if not segment.where: raise DefinitionError(f"segment {segment.name}: it has a list of members and no rule, so there is nothing for JSON.")
+        if not segment.where: raise DefinitionError(f"segment {segment.name}: it is a list of members without a rule; JSON holds rules.")
         segment = " and ".join([f"({segment.where})", *(f"(is_null({m}) or not {m})" for m in segment.minus)])
     return to_json_logic(rule(segment).expression)
 
@@ -659,8 +664,8 @@ def _name_is_free(catalogue, segment):
     "A name means one thing."
     for section in ("tags", "metrics", "parameters"):
         if segment.name in getattr(catalogue, section):
-            raise DefinitionError(f"segment {segment.name}: the {section[:-1]} of {catalogue.places.get((section, segment.name), 'the catalogue')} "
-                                  "has this name already; a name means one thing.")
+            where = catalogue.places.get((section, segment.name), "the catalogue")
+            raise DefinitionError(f"segment {segment.name}: a {section[:-1]} of {where} has this name already; a name means one thing.")
 
 # %% ../../nbs/tags/10_segments.ipynb #38b2d3d7
 def _with_entry(text, segment, path):
@@ -672,7 +677,8 @@ def _with_entry(text, segment, path):
     if section is None: made = "\n".join([*text.splitlines(), *([""] if text.strip() else []), *entry])
     elif section.flow_style or not getattr(section, "value", None): made = write_catalogue(wanted)
     else: made = "\n".join(_spliced(text.splitlines(), section.value, segment.name, entry[1:]))
-    if read_catalogue(_Text(made, path)) != wanted: raise MemtagError(f"{path} is written in a way that cannot be added to; it was left as it is.")
+    if read_catalogue(_Text(made, path)) != wanted:
+        raise MemtagError(f"{path} is written in a way that cannot be added to; it was left as it is.")
     return made + "\n"
 
 class _Text(NamedTuple):
@@ -698,4 +704,5 @@ def _spliced(lines, entries, name, new):
 
 def _section_end(lines, last, indent):
     "The first line after the last entry that belongs to no entry."
-    return next((i for i in range(last + 1, len(lines)) if lines[i].strip() and len(lines[i]) - len(lines[i].lstrip()) < indent), len(lines))
+    outer = lambda line: bool(line.strip()) and len(line) - len(line.lstrip()) < indent
+    return next((i for i in range(last + 1, len(lines)) if outer(lines[i])), len(lines))
