@@ -56,6 +56,7 @@ def place(
     known = next((catalogue.places[path[:n]] for n in range(len(path), 1, -1) if path[:n] in catalogue.places), "")
     return f"{known}: {'.'.join(map(str, path))}" if known else ".".join(map(str, path))
 
+# %% ../../nbs/tags/02a_graph.ipynb #01ef2f40
 def problems_error(
     problems: list,  # lines, each with its place
 ) -> DefinitionError:
@@ -123,6 +124,7 @@ class Reference:
         "(section, name), or None where there is none."
         return next(((s, self.name) for s in self.sections if self.name in getattr(catalogue, s)), None)
 
+# %% ../../nbs/tags/02a_graph.ipynb #c50cb4af
 def references(
     catalogue: Catalogue,
     section: str,
@@ -179,6 +181,7 @@ def table_types(
     there = {n: {c: type_of(t) for c, t in get(n).schema().items()} for n in names}
     return {n: {**_declared().get(n, {}), **there.get(n, {})} for n in {**_declared(), **there}}
 
+# %% ../../nbs/tags/02a_graph.ipynb #ac02cc2a
 def row_types(
     catalogue: Catalogue,
     source: str,
@@ -219,6 +222,7 @@ def unknown(catalogue, reference):
     if other: return f"{reference.name!r} is a {other[:-1]}; here it must be a {kinds}."
     return f"there is no {kinds} {reference.name!r}.{did_you_mean(reference.name, known)}"
 
+# %% ../../nbs/tags/02a_graph.ipynb #1241ef4d
 def ordered(
     roots: Iterable,  # nodes (section, name)
     below,            # function: node → nodes that it stands on
@@ -363,6 +367,7 @@ def _canonical(catalogue, section, definition):
 
 def definition_items(values): return [[k, v] for k, v in values.items()]
 
+# %% ../../nbs/tags/02a_graph.ipynb #3f760fb6
 def _number(value):
     "Numbers by value: 3.0 is 3; containers copied; arrays as lists."
     if hasattr(value, "tolist"): value = value.tolist()

@@ -108,6 +108,7 @@ def _check_references(at, node):
     for part in parts(at.of(node)):
         if part.rows in at.c.sources: _check_columns(at, node, part)
 
+# %% ../../nbs/tags/02b_linter.ipynb #b518b6ac
 def _check_columns(at, node, part):
     "Names of an expression over rows."
     columns = row_types(at.c, part.rows, at.tables, before=part.keys[1] if part.keys[0] == "derive" else None)
@@ -293,6 +294,7 @@ def _weeks(text):
     if not found: return ""
     return f" Write {int(found[1]) * {'w': 7, 'm': 30, 'y': 365}.get((found[2] or 'd')[0], 1)}d."
 
+# %% ../../nbs/tags/02b_linter.ipynb #fb969c8d
 def declared_values(
     tag,              # a Tag
 ) -> list | None:     # None where any value may come up
@@ -468,6 +470,7 @@ def _check_sql_tables(tree, every, wrong):
         elif table.name.lower() not in every and table.name.lower() not in own:
             wrong(f"reads {table.name[:60]!r}, which is no table of the programme.{did_you_mean(table.name, every)}")
 
+# %% ../../nbs/tags/02b_linter.ipynb #eaf7cf2e
 def _check_sql_node(found, wrong):
     called = found.name.lower() if isinstance(found, exp.Anonymous) else ""
     if called in _OUTSIDE or (isinstance(found, exp.Func) and type(found).__name__.startswith(_DICE)):
