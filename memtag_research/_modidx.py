@@ -2061,6 +2061,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'memtag_research/tags/kinds.py'),
                                             'memtag_research.tags.kinds._counted': ( 'tags/kinds.html#_counted',
                                                                                      'memtag_research/tags/kinds.py'),
+                                            'memtag_research.tags.kinds._dated': ( 'tags/kinds.html#_dated',
+                                                                                   'memtag_research/tags/kinds.py'),
                                             'memtag_research.tags.kinds._decimal': ( 'tags/kinds.html#_decimal',
                                                                                      'memtag_research/tags/kinds.py'),
                                             'memtag_research.tags.kinds._declared': ( 'tags/kinds.html#_declared',

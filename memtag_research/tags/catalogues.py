@@ -53,7 +53,8 @@ def _nodes(
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         what = getattr(e, "problem", None) or str(e).splitlines()[0]
-        hint = " Indent with spaces, not tabs." if "\\t" in what or "\t" in what else ""
+        line = text.splitlines()[mark.line:mark.line + 1] if mark else []
+        hint = " Indent with spaces, not tabs." if line and line[0].lstrip(" ").startswith("\t") else ""
         raise DefinitionError(f"{name}{f':{mark.line + 1}' if mark else ''}: is not valid YAML: {what}.{hint}") from None
     return root or _Node("plain", "", 1)
 
@@ -98,12 +99,13 @@ def _scalar(node):
 # %% ../../nbs/tags/03_catalogues.ipynb #46b2a317
 class _Reading:
     "What is wrong so far, and where each thing stands."
-    def __init__(self, name): self.name, self.problems, self.places = name, [], {}
+    def __init__(self, name): self.name, self.problems, self.places, self.malformed = name, [], {}, set()
 
     def wrong(self, node, keys, what):
-        line = node if isinstance(node, int) else node.line
-        where = [*([self.place(line)] if self.name else []), *([".".join(map(str, keys))] if keys else [])]
+        at = self.place(node) if isinstance(node, int) else self.places.get(keys) or self.place(node.line)
+        where = [*([at] if self.name else []), *([".".join(map(str, keys))] if keys else [])]
         self.problems.append(": ".join([*where, what]))
+        self.malformed.add(keys[:2])
 
     def place(self, line): return f"{self.name}:{line}" if line else self.name
 
@@ -140,7 +142,7 @@ def _read_definition(reading, section, name, node):
 def _of(made): return f" for a tag of kind {made.kind}" if issubclass(made, Tag) else f" for a {made.__name__.lower()}"
 
 def _kind(reading, keys, node, given):
-    if given is not None and given.value in KINDS: return KINDS[given.value]
+    if given is not None and given.kind in ("plain", "quoted") and given.value in KINDS: return KINDS[given.value]
     if given is None: reading.wrong(node, keys, f"needs a kind; one of {', '.join(KINDS)}.")
     else: reading.wrong(given, (*keys, "kind"), f"there is no kind {_shown(given)}.{did_you_mean(str(given.value), KINDS)} "
                                                 f"The kinds are {', '.join(KINDS)}.")
@@ -256,7 +258,7 @@ def _read(name, text):
             continue
         found = {n: _read_definition(reading, section, n, d) for n, d in reading.entries(node, (section,)).items()}
         made[section] = {n: d for n, d in found.items() if d is not None}
-    return Catalogue(**made, places=reading.places), reading.problems
+    return Catalogue(**made, places=reading.places), reading
 
 # %% ../../nbs/tags/03_catalogues.ipynb #887d4817
 def read_catalogue(
@@ -265,14 +267,14 @@ def read_catalogue(
     check: bool = False,             # hold it together too, as `check_catalogue` does: form and meaning in one error
 ) -> Catalogue:
     "Read definitions; everything wrong with their form is one `DefinitionError`."
-    catalogue, problems = over or Catalogue(), []
+    catalogue, problems, malformed = over or Catalogue(), [], set()
     for number, source in enumerate(sources, 1):
-        try: read, wrong = _read(*_content(source, number))
+        try: read, reading = _read(*_content(source, number))
         except DefinitionError as e: problems.append(str(e))
         else:
             catalogue = overlay(catalogue, read)
-            problems += wrong
-    if check: problems += [p for p in findings(catalogue)[0] if p not in problems]
+            problems, malformed = problems + reading.problems, malformed | reading.malformed
+    if check: problems += [p for p in findings(catalogue, malformed=malformed)[0] if p not in problems]
     if problems: raise problems_error(problems)
     return catalogue
 
@@ -332,6 +334,6 @@ def make_catalogue(
         made[section][d.name] = _read_definition(reading, section, d.name, _as_node(plain(d)))
     made = {s: {n: d for n, d in ds.items() if d is not None} for s, ds in made.items()}
     catalogue = overlay(over or Catalogue(), Catalogue(**made))
-    problems = reading.problems + (findings(catalogue)[0] if check else [])
+    problems = reading.problems + (findings(catalogue, malformed=reading.malformed)[0] if check else [])
     if problems: raise problems_error(problems)
     return catalogue

@@ -220,7 +220,8 @@ def unknown(catalogue, reference):
     known = [n for s in reference.sections for n in getattr(catalogue, s)]
     other = next((s for s in SECTIONS if s not in reference.sections and reference.name in getattr(catalogue, s)), None)
     if other: return f"{reference.name!r} is a {other[:-1]}; here it must be a {kinds}."
-    return f"there is no {kinds} {reference.name!r}.{did_you_mean(reference.name, known)}"
+    few = f" There {'are' if len(known) > 1 else 'is'} {', '.join(known)}." if 0 < len(known) < 8 else ""
+    return f"there is no {kinds} {reference.name!r}.{did_you_mean(reference.name, known) or few}"
 
 # %% ../../nbs/tags/02a_graph.ipynb #1241ef4d
 def ordered(

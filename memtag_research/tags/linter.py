@@ -29,8 +29,9 @@ from .reach import out_of_reach
 # %% ../../nbs/tags/02b_linter.ipynb #fd53e383
 class _Check:
     "A catalogue under examination."
-    def __init__(self, catalogue, tables=None):
-        self.c, self.tables, self.problems, self.warnings, self.broken, self.types = catalogue, tables, [], [], set(), {}
+    def __init__(self, catalogue, tables=None, malformed=()):
+        self.c, self.tables, self.malformed = catalogue, tables, set(malformed)
+        self.problems, self.warnings, self.broken, self.types = [], [], set(), {}
         self.nodes = [(s, n) for s in SECTIONS for n in getattr(catalogue, s)]
 
     def of(self, node): return getattr(self.c, node[0])[node[1]]
@@ -61,16 +62,17 @@ def _by_place(texts):
 def findings(
     catalogue: Catalogue,
     tables=None,          # Workspace or mapping of Ibis tables: their own columns count too
+    malformed=(),         # (section, name) of definitions whose form is wrong already: what they lack is not told again
 ) -> tuple[list, list]:   # problems, warnings
     "What is wrong with a catalogue, and what is doubtful."
-    at = _Check(catalogue, tables)
+    at = _Check(catalogue, tables, malformed)
     for node in at.nodes:
         for part in parts(at.of(node)): at.attempt(node, parse, part.text, place(catalogue, *node, *part.keys))
     _check_names(at)
     for node in [n for n in at.nodes if n not in at.broken]: _check_references(at, node)
     _check_cycles(at)
     for node in ordered([n for n in at.nodes if n not in at.broken], at.sees(None)): _check_types(at, node)
-    for node in at.nodes: _check_kind(at, node)
+    for node in [n for n in at.nodes if n not in at.malformed]: _check_kind(at, node)
     _check_words(at)
     for node in [n for n in at.nodes if n[0] == "tags" and n not in at.broken]:
         for keys, what in example_problems(catalogue, node[1], at.types): at.wrong(node, keys, what)
@@ -104,7 +106,9 @@ def _check_names(at):
 def _check_references(at, node):
     "Unknown names, and columns that are parameters too."
     for r in references(at.c, *node):
-        if r.target(at.c) is None: at.wrong(node, r.keys, unknown(at.c, r))
+        if r.target(at.c) is not None: continue
+        if any((s, r.name) in at.malformed for s in r.sections): at.broken.add(node)
+        else: at.wrong(node, r.keys, unknown(at.c, r))
     for part in parts(at.of(node)):
         if part.rows in at.c.sources: _check_columns(at, node, part)
 
@@ -476,7 +480,7 @@ def _check_sql_node(found, wrong):
     if called in _OUTSIDE or (isinstance(found, exp.Func) and type(found).__name__.startswith(_DICE)):
         wrong(f"calls {called or found.key}, whose answer changes from run to run. Take :as_of for today.")
     if isinstance(found, (exp.DDL, exp.DML, exp.Command, exp.Into)) and not isinstance(found, exp.Query): wrong("must only read.")
-    if isinstance(found, exp.Placeholder) and found.name != "as_of": wrong(f"takes :as_of only, not {found.sql('duckdb')}.")
+    if isinstance(found, exp.Placeholder) and found.name != "as_of": wrong(f"takes :as_of only, not :{found.name}.")
 
 _KINDS = {"sources": _check_source, "metrics": _check_metric, "parameters": _check_parameter, "segments": _check_segment,
           "column": _check_column, "number": _check_number, "flag": _check_flag, "rules": _check_rules,
