@@ -1,0 +1,96 @@
+"""Tags of every member at a date: ours against the same written by hand in DuckDB SQL, metrics in polars and pandas, a bare scan.
+
+    python benchmarks/tags/run.py --rows 15_000_000 --tags 50 --rounds 3
+
+Each road runs in a process of its own; the roads take turns within a round. Every table is compared with that of the
+hand-written SQL, cell for cell, before a ratio is printed (polars and pandas stop at the metrics, and are compared with each
+other). Figures go to results.md and results.json beside this file, one section for each number of rows and of tags.
+"""
+import argparse
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+import harness  # noqa: E402  the folder above is not a package
+import roads as made  # noqa: E402
+
+ROADS = {"ours": "ours", "ours_one_more": "ours, one more tag of lines", "ours_12_months": "ours, twelve monthly dates",
+         "duckdb_sql": "hand-written DuckDB SQL", "polars": "polars (streaming), metrics only", "pandas": "pandas, metrics only",
+         "bare_scan": "bare scan of the columns"}
+REFERENCE = "duckdb_sql"
+
+
+def main():
+    args = _arguments()
+    folder = Path(args.data) / f"tags_{args.rows}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try: write(args, measure(args, folder))
+    finally:
+        if not args.keep: shutil.rmtree(folder)
+
+
+def _arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_500_000, help="order lines")
+    parser.add_argument("--tags", type=int, default=50, choices=list(made.WINDOWS))
+    parser.add_argument("--roads", default=",".join(ROADS), help="comma-separated; the hand-written SQL is always run")
+    return harness.arguments(parser).parse_args()
+
+
+def measure(args, folder):
+    "Road → list of measurements, or the reason for which there is none."
+    subprocess.run([sys.executable, HERE.parent / "rfm" / "generate.py", str(args.rows), folder / "lines.parquet"], check=True)
+    if not (folder / "members.parquet").exists(): print("make_grain", _run("make_grain", args, folder), flush=True)
+    roads = [r for r in ROADS if r in args.roads.split(",") or r == REFERENCE]
+    return harness.take_turns(roads, REFERENCE, args.rounds, lambda road, save: _run(road, args, folder, save),
+                              lambda road: _check(road, args, folder))
+
+
+def _run(road, args, folder, save=False):
+    "Figures of one process, or why it did not fit."
+    out, memory = folder / f"{road}.parquet", args.reference_memory or args.engine_memory if road == REFERENCE else args.engine_memory
+    return harness.watched([sys.executable, str(HERE / "roads.py"), road, str(args.tags), str(folder), str(out) if save else "-", memory],
+                           args, folder / "spill")
+
+
+def _check(road, args, folder):
+    "Stop unless a road's table is that of the hand-written SQL, cell for cell; pandas is held against polars."
+    if road in (REFERENCE, "bare_scan", "polars"): return
+    path, reference = folder / f"{road}.parquet", folder / f"{'polars' if road == 'pandas' else REFERENCE}.parquet"
+    if not reference.exists(): return
+    if road == "pandas":
+        columns = "member_id, " + ", ".join(f"CAST({n}_{w}d AS BIGINT)" for w in made.WINDOWS[args.tags] for n in made.METRICS)
+    else: columns = "member_id, " + ", ".join(made.tag_names(made.WINDOWS[args.tags]))
+    harness.compare(road, f"SELECT {columns} FROM '{reference}'", f"SELECT {columns} FROM '{path}'", folder / "spill")
+    path.unlink()
+
+
+def write(args, results):
+    "Add this size to results.json and print every size to results.md."
+    everything = harness.keep(HERE / "results.json", f"{args.rows} {args.tags}", args, results,
+                              ("duckdb", "ibis-framework", "polars", "pandas"))
+    sizes = sorted(everything, key=lambda size: [int(n) for n in size.split()])
+    sections = {size: harness.section("{:,} order lines, {} tags".format(*map(int, size.split())), everything[size], ROADS, REFERENCE)
+                + _building(everything[size]["results"]) for size in sizes}
+    text = "\n".join(["# " + __doc__.splitlines()[0].rstrip("."), "", "Written by `benchmarks/tags/run.py`. Medians over the rounds; "
+        "`×` is the median of the ratios to the hand-written SQL of the same round. Every table was compared with that of the SQL, cell "
+        "for cell, before. Imports are not in the times; peak memory is that of the whole process. The last road computes the tags at "
+        "twelve dates, and is compared at its last one.", *sections.values()])
+    (HERE / "results.md").write_text(text + "\n")
+    print(sections[f"{args.rows} {args.tags}"])
+
+
+def _building(results):
+    "What building and compiling the expression took, as a share of the run."
+    runs = [r for r in results.get("ours", []) if isinstance(r, dict)]
+    if not runs: return ""
+    build, share = (statistics.median(f(r) for r in runs) for f in (lambda r: r["build"], lambda r: r["build"] / r["wall"]))
+    return f"\n\nBuilding and compiling the expression: {build:.2f} s, {share:.1%} of our run (it is in it)."
+
+
+if __name__ == "__main__": main()
