@@ -176,10 +176,10 @@ def _check_text(sign, at, text):
 
 def _check_number(sign, at, text):
     after = text[at + len(sign):at + len(sign) + 1]
-    if after.isalnum() or after == "_": _refuse(f"`{sign}{after}` is neither a number nor a name", at, "Write it such as 12 or 0.5.")
-    if re.match(r"0[0-9_]", sign): _refuse(f"`{sign}` begins with 0", at, f"Write {sign.lstrip('0_') or '0'}, or '{sign}' if it is a text.")
+    if after.isalnum() or after == "_": _refuse(f"`{sign[:30]}{after}` is neither a number nor a name", at, "Write it such as 12 or 0.5.")
+    if re.match(r"0[0-9_]", sign): _refuse(f"`{sign[:30]}` begins with 0", at, "Write it without, or in quotes if it is a text.")
     plain = re.fullmatch(r"[0-9]*(_[0-9]+)*\.?[0-9]*([eE][+-]?[0-9]+)?", sign)
-    if not plain: _refuse(f"`{sign}` is no number", at, "Write it such as 1000 or 1_000.")
+    if not plain: _refuse(f"`{sign[:30]}` is no number", at, "Write it such as 1000 or 1_000.")
     if float(sign) > MAX_NUMBER: _refuse("a number beyond 1e15", at, "Larger ones are not exact; use a larger unit.")
 
 # %% ../../nbs/tags/01_expression.ipynb #d02d5a8f
@@ -236,7 +236,7 @@ class _Text:
 def _weight(node):
     "Signs of SQL that a part becomes: an argument that is written more than once counts as often."
     inner = [_weight(a) for a in node.args]
-    times = {"min": 2, "max": 2, "years": 3}.get(node.op, 1)
+    times = {"min": 3, "max": 3, "years": 3, "is_null": 2}.get(node.op, 1)
     return 1 + times * sum(inner) + (sum(inner[1:-1]) if node.op == "compare" else 0)
 
 OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=",
@@ -571,13 +571,17 @@ def _precise(value): return ops.Cast(ibis.literal(repr(value)).op(), dt.float64)
 
 def _op(value): return value if isinstance(value, ops.Node) else _literal(value)
 
+def _part(value):
+    "A value beside another: Ibis 12 puts no brackets around these, and `NOT a = b` is another rule."
+    return ops.And(value, _TRUE) if isinstance(value, (ops.Not, ops.IsNull, ops.InValues)) else _op(value)
+
+_TRUE, _UNKNOWN = ops.Literal(True, dt.boolean), ops.Literal(None, dt.boolean)
+
 def _number(value):
     "A number in double precision; a constant is, beside one."
     return ops.Cast(value, dt.float64) if isinstance(value, ops.Node) and not value.dtype.is_floating() else _op(value)
 
 # %% ../../nbs/tags/01_expression.ipynb #8e67380a
-_UNKNOWN = ops.Literal(None, dt.boolean)
-
 def _build_logic(node, *args):
     "And, or: what the constants settle is settled."
     word, neutral = (ops.And, True) if node.op in ("and", "compare") else (ops.Or, False)
@@ -599,9 +603,10 @@ def _compare(sign, a, b):
         if len(columns) == 2: a = _number(a)                  # one cast: the engine turns the other side itself
         elif isinstance(a, float) and not a.is_integer(): a = _precise(a)
         elif isinstance(b, float) and not b.is_integer(): b = _precise(b)
-    return _COMPARE[sign](_op(a), _op(b))
+    return _COMPARE[sign](_part(a), _part(b))
 
 def _build_in(node, value, *constants):
+    if value.dtype.is_boolean(): return reduce(ops.Or, [ops.Equals(_part(value), _op(c)) for c in constants])
     whole = value.dtype.is_integer()
     return ops.InValues(value, tuple(_precise(c) if whole and isinstance(c, float) and not c.is_integer() else _op(c) for c in constants))
 
@@ -649,7 +654,7 @@ def _arithmetic(word): return lambda node, *args: word(*map(_number, args))
 
 BUILD = {"and": _build_logic, "or": _build_logic, "not": lambda n, a: ops.Not(a), "compare": _build_compare, "in": _build_in,
          "has": _build_has, "neg": _arithmetic(ops.Negate), "+": _arithmetic(ops.Add), "-": _arithmetic(ops.Subtract),
-         "*": _arithmetic(ops.Multiply), "/": _build_divide, "is_null": lambda n, a: ops.IsNull(a), "coalesce": _build_coalesce,
+         "*": _arithmetic(ops.Multiply), "/": _build_divide, "is_null": lambda n, a: ops.IsNull(_part(a)), "coalesce": _build_coalesce,
          "min": _build_extreme, "max": _build_extreme, "abs": _arithmetic(ops.Abs), "floor": _build_floor, "days": _days,
          "years": _years, "month": lambda n, a: ops.Cast(ops.ExtractMonth(a), dt.int64),
          "weekday": lambda n, a: ops.Cast(ops.Add(ops.DayOfWeekIndex(a), _literal(1)), dt.int64)}
@@ -720,7 +725,8 @@ def _from_json(obj, count, depth):
     if count[0] > MAX_NODES: _refuse(f"more than {MAX_NODES:,} parts", None, _APART)
     if depth > MAX_DEPTH: _refuse(f"nested deeper than {MAX_DEPTH}", None, _APART)
     if obj is None: _refuse("null is no constant", None, 'Write {"is_null": [{"var": "x"}]}.')
-    if isinstance(obj, float) and obj == math.floor(obj): obj = int(obj)
+    if isinstance(obj, float) and not math.isfinite(obj): _refuse(f"{obj} is no number of the language")
+    if isinstance(obj, float) and obj == int(obj): obj = int(obj)
     if isinstance(obj, (bool, str, int, float)): return Node("value", (), obj)
     if not isinstance(obj, dict) or len(obj) != 1:
         _refuse("an object with one operator is expected", None, 'Such as {"==": [{"var": "x"}, 1]}.')
@@ -741,7 +747,7 @@ def _check_operator(op, args):
 def _from_operator(op, given, read):
     "The node of one operator of JSON-Logic."
     if op == "var": return _from_var(given[0])
-    if op == "date": return parse(f"date({_write_constant(str(given[0]))})").tree
+    if op == "date": return _parse(f"date({_write_constant(str(given[0]))})").tree
     if op == "in" and isinstance(given[1], list): return Node("in", (read(given[0]), *map(read, given[1])))
     if op == "chain":
         if len(given) % 2 == 0 or any(s not in list(COMPARE) for s in given[1::2]): _refuse("chain is [x, sign, y, sign, z …]")
