@@ -17,6 +17,7 @@ from math import floor
 from zoneinfo import ZoneInfo
 
 import ibis
+import ibis.expr.operations as ops
 
 from ..core import DefinitionError, NotComputable, check_as_of, did_you_mean
 from ..data.contracts import contracts
@@ -67,9 +68,10 @@ class Known:
         if name not in self._tables: self._tables[name] = _table(self, name)
         return self._tables[name]
     def members(self) -> ibis.Table: "`member_id` of those who joined or were seen, and had not left."; return _members(self)
-    def rows(self, source: Source) -> ibis.Table:
+    def rows(self, source: Source, used=None) -> ibis.Table:  # used: names that matter; the tables of others are not joined
         "Known rows of a source: member_id, local_date, its columns, joined ones as `products.category`, derived ones."
-        if (key := repr(source)) not in self._rows: self._rows[key] = _rows(self, source)
+        key = repr(source), used if used is None else frozenset(used)
+        if key not in self._rows: self._rows[key] = _rows(self, source, used)
         return self._rows[key]
     def parameter(self, name): "The value of a parameter that has one."; return _parameter(self, name)
     def days(self, value) -> int | None: "Days of a window: of a number or a parameter; None for `all`."; return _days(self, value)
@@ -123,11 +125,22 @@ def _members(at):
     return rows.anti_join(accounts.filter(accounts.closed_date.notnull()), "member_id")
 
 # %% ../../nbs/tags/04_rows.ipynb #a5300186
-def _rows(at, source):
+def _used(source, names):
+    "Names that rows need, and those that these are derived from or joined by; all when None."
+    if names is None: return {*source.derive, *(f"{t}." for t in source.join)}
+    found = {*names, source.key, source.time, *(parse(source.where).names if source.where else ())}
+    for name, text in reversed(source.derive.items()): found |= parse(text).names if name in found else set()
+    found |= {f"{n.partition('.')[0]}." for n in found if "." in n}
+    for table, column in reversed(source.join.items()):
+        if f"{table}." in found and "." in column: found.add(f"{column.partition('.')[0]}.")
+    return found
+
+def _rows(at, source, names=None):
     "The rows of a source, wide; the engine reads what is used of them."
-    key_table = source.key.rpartition(".")[0]
+    key_table, used = source.key.rpartition(".")[0], _used(source, names)
     rows, gaps = (stored if source.table == "payments" and key_table else Known.table)(at, source.table), {}
     for other, column in source.join.items():
+        if f"{other}." not in used: continue
         try: rows = _joined(rows, at.table(other), other, column)
         except NotComputable as e:
             if other == key_table: raise
@@ -137,8 +150,10 @@ def _rows(at, source):
     if source.key != "member_id" or day is not None:
         rows = rows.mutate(member_id=rows[source.key], **({} if day is None else {"local_date": day}))
     if source.time: rows = _known(at, rows)
+    if day is not None and isinstance(day.op(), ops.Literal): gaps["local_date"] = f"{source.table} has no dates: its windows must be `all`"
     at._about[rows.op()] = source, gaps
     for name, text in source.derive.items():
+        if name not in used: continue
         try: derived = rows.mutate(**{name: _value(at, text, rows)})
         except NotComputable as e: gaps[name] = str(e); continue
         at._about[derived.op()], rows = (source, gaps), derived
@@ -150,11 +165,11 @@ def _rows(at, source):
 def _joined(rows, right, other, column):
     "Rows with the columns of another table beside them, as `table.column`."
     by = column.rpartition(".")[2]
-    if by not in right.columns or column not in rows.columns:
-        raise NotComputable(f"{other} cannot be joined: there is no column {by if by not in right.columns else column}")
     keys = ("order_id",) if other == "orders" else contracts()[other].key if other in contracts() else ()
     if keys != (by,): raise DefinitionError(f"{other} cannot be joined by {by}: it may have several rows for each, so rows would "
                                             f"count twice. Its key is {', '.join(keys) or 'not declared'}.")
+    if by not in right.columns or column not in rows.columns:
+        raise NotComputable(f"{other} cannot be joined: there is no column {by if by not in right.columns else column}")
     right = right.select(**{f"{other}.{c}": right[c] for c in right.columns})
     return rows.left_join(right, rows[column] == right[f"{other}.{by}"])
 
@@ -207,6 +222,8 @@ def _days(at, value):
 
 def _window(at, rows, days, offset):
     "The condition of a window, None where every row lies in it."
+    why = at._about.get(rows.op(), (None, {}))[1].get("local_date") if days is not None or offset else None
+    if why: raise DefinitionError(f"{why}.")
     end = at.as_of - timedelta(days=offset or 0)
     inside = [] if days is None else [rows.local_date >= ibis.literal(end - timedelta(days=days))]
     if offset: inside.append(rows.local_date < ibis.literal(end))
@@ -291,7 +308,8 @@ class _Binding:
 
 def _aggregates(at, source, parts):
     "(group-by of a source: `<source>.member` and a column for each part, part → why it is not there)."
-    bound, columns, gaps = _Binding(at, at.rows(source), parts), {}, {}
+    names = {n for part in parts for text in (part.of, part.where) if text for n in parse(text).names}
+    bound, columns, gaps = _Binding(at, at.rows(source, names), parts), {}, {}
     for part, number in parts.items():
         try: columns[f"{source.name}.{number}"] = _aggregate(
             part, bound.rows, bound.value(part.of) if part.of else None, bound.condition(part))
