@@ -31,6 +31,7 @@ from ..core import ContractError, DefinitionError, Failure, did_you_mean, mask
 from .contracts import MONEY_KINDS, ORDER_KINDS, Column, check_table, contract
 from .engine import ISO_FORMATS, OFFSET, connect, read_times, to_local, to_utc, total
 from .grains import grains
+from .privacy import hide_forgotten, suppression_hash
 from .sources import find_files, read_source, sha256_of, unreadable
 from .workspace import GRAINS, read_config, write_version, writing
 
@@ -325,12 +326,12 @@ def _ingest_table(con, table, spec, config, root, folder):
 
 # %% ../../nbs/data/06_ingest.ipynb #577e2bfd
 def _source_hash(config_text, config, root):
-    "sha256 over the bytes of every source, the mapping, and the code that reads them."
+    "sha256 over the bytes of every source, the mapping, who was forgotten, and the code that reads them."
     specs = [s for spec in config.sources.values() for s in (spec, *spec.get("join", []))]
     sources = {p for s in specs for p in find_files(s.get("files"), root)}
     here = Path(memtag_research.data.__file__).parent
     code = [p for p in sorted(here.iterdir()) if p.suffix == ".py" or p.name == "contracts.yaml"]
-    parts = [config_text, *(sha256_of(p) for p in (*sorted(sources), *code))]
+    parts = [config_text, suppression_hash(root), *(sha256_of(p) for p in (*sorted(sources), *code))]
     return sha256("\n".join(parts).encode()).hexdigest()
 
 # %% ../../nbs/data/06_ingest.ipynb #60ffebb5
@@ -377,6 +378,10 @@ def _build(con, config, root, folder):
         tables[table], broken = _ingest_table(con, table, spec, config, root, folder)
         failures += broken
     if failures: raise ContractError(f"{config.name}: the data do not fit, nothing was written:", failures)
+    for table, rows in hide_forgotten(con, folder, root, config).items():
+        before = tables[table]
+        gone = {"forgotten member": before.rows - rows} if rows < before.rows else {}
+        tables[table] = TableReport(before.read, before.dropped | gone, rows)
     if "order_lines" in tables:
         lines = con.read_parquet(folder / "order_lines.parquet")
         for name, grain in grains(lines).items():
