@@ -40,7 +40,7 @@ AGGREGATES = ("count", "sum", "mean", "min", "max", "count_distinct", "first", "
 class Source:
     "Rows of a table that count for a member; the compiler, never the definition, drops what is not known yet."
     name: str = _f("name", "")
-    table: str = _f("canonical table or derived grain", "")
+    table: str = _f("canonical table or derived grain", "", required=True)
     key: str = _f("column that names the member; may be one of a joined table: `orders.member_id`", "member_id")
     time: str = _f("local date of a row; the table's own when empty", "")
     where: str = _f("rows that count", "", **EXPR)
@@ -83,8 +83,8 @@ class Parameter:
 class Tag:
     "What every tag has, whatever its kind."
     name: str = _f("name", "")
-    class_: str = _f("one class", "", values=CLASSES, key="class")
-    title: dict = _f("display name by language: {en: …, zh: …}, at most 15 characters each", {}, keys=LANGS)
+    class_: str = _f("one class", "", values=CLASSES, key="class", required=True)
+    title: dict = _f("display name by language: {en: …, zh: …}, at most 15 characters each", {}, keys=LANGS, required=True)
     description: dict = _f("what it means, by language", {}, keys=LANGS)
     use: dict = _f("what one does with it, by language", {}, keys=LANGS)
     labels: dict = _f("value → display name by language: {high: {en: High, zh: 高}}", {}, items="titles")
@@ -106,34 +106,34 @@ class Tag:
 class ColumnTag(Tag):
     "A column of a table with one row a member."
     kind = "column"
-    from_: str = _f("table.column", "", key="from")
+    from_: str = _f("table.column", "", key="from", required=True)
 
 @dataclass(frozen=True, kw_only=True)
 class NumberTag(Tag):
     "A number: the value of a metric or of an expression."
     kind = "number"
-    metric: str = _f("metric, or expression of metrics", "", **EXPR)
+    metric: str = _f("metric, or expression of metrics", "", required=True, **EXPR)
 
 # %% ../../nbs/tags/02_definition.ipynb #a805e32d
 @dataclass(frozen=True, kw_only=True)
 class FlagTag(Tag):
     "True or false; a rule that is null is false."
     kind = "flag"
-    when: str = _f("the rule", "", **EXPR)
+    when: str = _f("the rule", "", required=True, **EXPR)
 
 @dataclass(frozen=True, kw_only=True)
 class RulesTag(Tag):
     "The first value whose rule holds; exclusive, and exhaustive by an `else`."
     kind = "rules"
     uses: dict = _f("name → expression or `quantile(expression, n)`, n classes from 1 (low) to n", {}, **EXPR)
-    values: dict = _f("value → rule, in order; the last may be `else`", {}, **EXPR)
+    values: dict = _f("value → rule, in order; the last may be `else`", {}, required=True, **EXPR)
 
 @dataclass(frozen=True, kw_only=True)
 class QuantileTag(Tag):
     "Classes of a number by discrete cut points: equal members, equal values; a value equal to a cut belongs below it."
     kind = "quantile"
-    metric: str = _f("metric, or expression of metrics", "", **EXPR)
-    values: list = _f("values from low to high", [])
+    metric: str = _f("metric, or expression of metrics", "", required=True, **EXPR)
+    values: list = _f("values from low to high", [], required=True)
     shares: list = _f("share of members up to each cut, rising, one fewer than values; equal shares when empty", [], items="number")
     among: str = _f("members that are classed", "", **EXPR)
     otherwise: str = _f("value of the others; unknown when empty", "")
@@ -144,11 +144,11 @@ class QuantileTag(Tag):
 class AffinityTag(Tag):
     "What a member turns to more than others do: TGI = 100 × own share / share of all, with support."
     kind = "affinity"
-    source: str = _f("source", "")
-    by: str = _f("column whose values compete: `products.category`", "", **EXPR)
+    source: str = _f("source", "", required=True)
+    by: str = _f("column whose values compete: `products.category`", "", required=True, **EXPR)
     of: str = _f("what is added up; rows when empty", "", **EXPR)
     where: str = _f("rows that count", "", **EXPR)
-    days: int | str | None = _f("window in days, `all`, or a parameter")
+    days: int | str | None = _f("window in days, `all`, or a parameter", required=True)
     min_tgi: float = _f("least TGI", 120)
     min_rows: int = _f("least rows of the member's in the window (orders, where the source has order_id); fewer: unknown", 3)
     min_days: int = _f("least distinct days with the value", 1)
@@ -159,11 +159,11 @@ class AffinityTag(Tag):
 class DistributionTag(Tag):
     "The value that has most of a member's rows, where its share is large enough."
     kind = "distribution"
-    source: str = _f("source", "")
-    by: str = _f("column whose values compete", "", **EXPR)
+    source: str = _f("source", "", required=True)
+    by: str = _f("column whose values compete", "", required=True, **EXPR)
     of: str = _f("what is added up; rows when empty", "", **EXPR)
     where: str = _f("rows that count", "", **EXPR)
-    days: int | str | None = _f("window in days, `all`, or a parameter")
+    days: int | str | None = _f("window in days, `all`, or a parameter", required=True)
     min_share: float = _f("least share of the value, in (0, 1]", .5)
     min_tgi: float | None = _f("least TGI, where asked for")
     min_rows: int = _f("least rows of the member's in the window (orders, where the source has order_id); fewer: unknown", 3)
@@ -174,21 +174,21 @@ class DistributionTag(Tag):
 class FirstLastTag(Tag):
     "A column in the member's first or last row."
     kind = "first_last"
-    source: str = _f("source", "")
-    of: str = _f("column or expression", "", **EXPR)
+    source: str = _f("source", "", required=True)
+    of: str = _f("column or expression", "", required=True, **EXPR)
     where: str = _f("rows that count", "", **EXPR)
     pick: str = _f("which row", "last", values=("first", "last"))
-    days: int | str | None = _f("window in days, `all`, or a parameter")
+    days: int | str | None = _f("window in days, `all`, or a parameter", required=True)
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceTag(Tag):
     "Whether one thing was followed by another within days (or, with `never`, was not followed yet)."
     kind = "sequence"
-    first: dict = _f("{source, where}: what comes first", {}, keys=("source", "where"))
-    then: dict = _f("{source, where}: what follows, later than the first", {}, keys=("source", "where"))
+    first: dict = _f("{source, where}: what comes first", {}, keys=("source", "where"), required=True)
+    then: dict = _f("{source, where}: what follows, later than the first", {}, keys=("source", "where"), required=True)
     same: str = _f("column that both rows share, such as product_id", "")
     within_days: int | str | None = _f("at most so many days apart")
-    days: int | str | None = _f("the first must lie in this window: days, `all`, or a parameter")
+    days: int | str | None = _f("the first must lie in this window: days, `all`, or a parameter", required=True)
     never: bool = _f("true where a first was not followed by as_of", False)
 
 # %% ../../nbs/tags/02_definition.ipynb #2210e10d
@@ -196,23 +196,23 @@ class SequenceTag(Tag):
 class ScoreTag(Tag):
     "Classes of a model's latest score that still holds."
     kind = "score"
-    model: str = _f("model in the table `scores`", "")
+    model: str = _f("model in the table `scores`", "", required=True)
     values: dict = _f("value → lowest score, falling; the score itself when empty", {}, items="number")
 
 @dataclass(frozen=True, kw_only=True)
 class AssignedTag(Tag):
     "Given by people or programmes; the channel first in `precedence` wins, then the latest."
     kind = "assigned"
-    channels: list = _f("channels that may assign it", [], values=("manual", "campaign", "guide", "self", "import"))
-    precedence: list = _f("all channels, strongest first", [])
+    channels: list = _f("channels that may assign it", [], values=("manual", "campaign", "guide", "self", "import"), required=True)
+    precedence: list = _f("all channels, strongest first", [], required=True)
     values: list = _f("values that may be assigned; a flag when empty", [])
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterTag(Tag):
     "The nearest of k centres of scaled metrics (k-means), fitted once and frozen."
     kind = "cluster"
-    metrics: list = _f("metrics, or expressions of metrics", [], **EXPR)
-    values: list = _f("names of the clusters, by rising mean of the first metric", [])
+    metrics: list = _f("metrics, or expressions of metrics", [], required=True, **EXPR)
+    values: list = _f("names of the clusters, by rising mean of the first metric", [], required=True)
     among: str = _f("members that are clustered", "", **EXPR)
     freeze: str = _f("centres stay for such a period", "quarterly", values=FREEZE)
     seed: int = _f("seed of the fit", 0)
@@ -221,7 +221,7 @@ class ClusterTag(Tag):
 class SqlTag(Tag):
     "The way out: a SELECT of member_id and value (DuckDB's dialect) that takes `:as_of` and reads known rows only."
     kind = "sql"
-    sql: str = _f("SELECT … AS member_id, … AS value … :as_of …", "")
+    sql: str = _f("SELECT … AS member_id, … AS value … :as_of …", "", required=True)
     type: str = _f("what the value is", "text", values=("text", "number", "boolean"))
 
 KINDS = {c.kind: c for c in (ColumnTag, NumberTag, FlagTag, RulesTag, QuantileTag, AffinityTag, DistributionTag, FirstLastTag,

@@ -62,7 +62,8 @@ def problems_error(
 ) -> DefinitionError:
     "One error that says all of them."
     if len(problems) == 1: return DefinitionError(problems[0])
-    return DefinitionError("\n".join([f"{len(problems)} problems in the definitions:", *(f"  {p}" for p in problems)]))
+    more = [f"  … and {len(problems) - 100:,} more."] if len(problems) > 100 else []
+    return DefinitionError("\n".join([f"{len(problems):,} problems in the definitions:", *(f"  {p}" for p in problems[:100]), *more]))
 
 def section_of(
     catalogue: Catalogue,

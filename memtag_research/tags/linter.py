@@ -170,6 +170,9 @@ def _use_types(at, node, d, known):
 def _check_kind(at, node):
     "Fields that a definition must have, and what they may be."
     d = at.of(node)
+    for f in fields(d):
+        if f.metadata.get("required") and getattr(d, f.name) in ("", None, [], {}):
+            at.wrong(node, (), f"needs `{key_of(f)}`: {f.metadata['about']}.")
     if node[0] == "tags": _check_tag(at, node, d)
     _KINDS[d.kind if node[0] == "tags" else node[0]](at, node, d)
 
@@ -197,7 +200,8 @@ def _window(at, node, d, key, least=1):
 def _check_source(at, node, d):
     every = table_types(at.tables)
     if d.table not in every:
-        return at.wrong(node, ("table",), f"there is no table {d.table!r}.{did_you_mean(d.table, every)}" if d.table else "needs a table.")
+        if d.table: at.wrong(node, ("table",), f"there is no table {d.table!r}.{did_you_mean(d.table, every)}")
+        return
     for table, column in d.join.items(): _check_join(at, node, d, every, table, column)
     if node in at.broken: return
     columns = row_types(at.c, d.name, at.tables, derived=False)
@@ -275,10 +279,9 @@ VALUE = re.compile(r"[^'\"\\\x00-\x1f\x7f]{1,40}")
 LONGEST_TITLE = 15     # messaging tools cut longer names
 
 def _check_tag(at, node, d):
-    if not d.class_: at.wrong(node, (), "needs a class: exactly one of those in docs/tags.md.")
     for lang in LANGS:
-        if not d.title.get(lang): at.wrong(node, ("title",) if d.title else (), f"needs a title in {lang}.")
-        elif len(d.title[lang]) > LONGEST_TITLE:
+        if d.title and not d.title.get(lang): at.wrong(node, ("title",), f"needs a title in {lang}.")
+        elif len(d.title.get(lang, "")) > LONGEST_TITLE:
             at.wrong(node, ("title", lang), f"{d.title[lang]!r} has {len(d.title[lang])} characters; tools show {LONGEST_TITLE}.")
     if d.privacy == "sensitive_personal" and not d.basis:
         at.wrong(node, (), "is sensitive_personal and needs a `basis`: the legal basis.")
@@ -323,8 +326,7 @@ def _check_labels(at, node, d):
 def _check_values(at, node, d, least=1, most=100):
     "Values: texts that any tool can take, each once."
     values = list(d.values)
-    if not least <= len(values) <= most:
-        at.wrong(node, ("values",) if values else (), f"needs {least} to {most} values, has {len(values)}.")
+    if values and not least <= len(values) <= most: at.wrong(node, ("values",), f"needs {least} to {most} values, has {len(values)}.")
     for v in values: _check_value(at, node, "values", v)
     for v in {v for v in values if values.count(v) > 1}: at.wrong(node, ("values",), f"the value {v!r} is given twice.")
     if getattr(d, "otherwise", ""):
@@ -340,6 +342,7 @@ def _check_column(at, node, d):
     every = table_types(at.tables)
     one_row = [t for t, c in contracts().items() if c.key == ("member_id",)] + ["tier_history"]
     def wrong(what): at.wrong(node, ("from",), what)
+    if not d.from_: return
     if not dot: return wrong(f"must be table.column, such as members.gender, not {d.from_!r}.")
     if table not in every: return wrong(f"there is no table {table!r}.{did_you_mean(table, every)}")
     if column not in every[table]: return wrong(f"there is no column {column!r} in {table}.{did_you_mean(column, every[table])}")
@@ -356,12 +359,10 @@ def _check_privacy(at, node, d, table, column):
     elif privacy == "personal" and d.privacy not in ("personal", "sensitive_personal"):
         at.warn(node, ("privacy",), f"{d.from_} is a personal column: privacy should be personal, not {d.privacy}.")
 
-def _check_number(at, node, d): _need(at, node, d, "metric")
-def _check_flag(at, node, d): _need(at, node, d, "when")
+def _nothing(at, node, d): "What every tag is asked is all."
 
 # %% ../../nbs/tags/02b_linter.ipynb #94154f15
 def _check_quantile(at, node, d):
-    _need(at, node, d, "metric")
     _check_values(at, node, d, 2)
     if not d.shares: return
     if len(d.shares) != len(d.values) - 1:
@@ -371,7 +372,6 @@ def _check_quantile(at, node, d):
 
 def _check_competing(at, node, d):
     "affinity and distribution"
-    _need(at, node, d, "source", "by", "days")
     _window(at, node, d, "days")
     limits = {"min_tgi": (0, 100_000), "min_rows": (1, 1_000_000), "min_days": (1, 36_500), "top": (1, 20), "half_life_days": (1, 36_500)}
     for key, (least, most) in limits.items():
@@ -391,13 +391,11 @@ def _row_type(at, node, d, key, allowed):
         at.wrong(node, (key,), f"must be {' or '.join(_ARTICLE[t] for t in allowed)}, not {_ARTICLE[got]}: {getattr(d, key)}.")
 
 def _check_first_last(at, node, d):
-    _need(at, node, d, "source", "of", "days")
     _window(at, node, d, "days")
     _row_type(at, node, d, "of", ("text", "number", "boolean"))
 
 # %% ../../nbs/tags/02b_linter.ipynb #157e363e
 def _check_sequence(at, node, d):
-    _need(at, node, d, "first", "then", "days")
     _window(at, node, d, "days")
     _window(at, node, d, "within_days")
     for key in ("first", "then"):
@@ -409,25 +407,22 @@ def _check_sequence(at, node, d):
             at.wrong(node, ("same",), f"there is no column {d.same!r} in {s.table}.{did_you_mean(d.same, columns)}")
 
 def _check_score(at, node, d):
-    _need(at, node, d, "model")
     if d.values: _check_values(at, node, d)
     bounds = [v for v in d.values.values() if v is not None]
     if not all(a > b for a, b in zip(bounds, bounds[1:])):
         at.wrong(node, ("values",), f"lowest scores must fall, or some values are out of reach: {', '.join(map(str, bounds))}.")
 
 def _check_assigned(at, node, d):
-    _need(at, node, d, "channels")
     if d.values: _check_values(at, node, d)
     missing = [c for c in d.channels if c not in d.precedence]
     extra = [c for c in d.precedence if c not in d.channels]
-    if missing: at.wrong(node, ("precedence",) if d.precedence else (), f"channels without a place in `precedence`: {', '.join(missing)}. "
-                                                                       "List all, strongest first.")
+    if missing and d.precedence:
+        at.wrong(node, ("precedence",), f"channels without a place: {', '.join(missing)}. List all, strongest first.")
     for c in extra: at.wrong(node, ("precedence",), f"{c!r} is none of the tag's channels.{did_you_mean(c, d.channels)}")
     for key in ("channels", "precedence"):
         if len(set(getattr(d, key))) < len(getattr(d, key)): at.wrong(node, (key,), "names a channel twice.")
 
 def _check_cluster(at, node, d):
-    _need(at, node, d, "metrics")
     _check_values(at, node, d, 2, 20)
 
 # %% ../../nbs/tags/02b_linter.ipynb #db87b49b
@@ -452,7 +447,6 @@ _OUTSIDE = {"now", "today", "get_current_timestamp", "transaction_timestamp", "r
 _DICE = ("Current", "Localtime", "Session", "Rand", "Uuid", "Unix")   # classes of functions whose answer changes by itself
 
 def _check_sql(at, node, d):
-    _need(at, node, d, "sql")
     def wrong(what): at.wrong(node, ("sql",), what)
     try: trees = [t for t in sqlglot.parse(d.sql, read="duckdb") if t is not None]
     except (sqlglot.errors.SqlglotError, RecursionError) as e:
@@ -483,7 +477,7 @@ def _check_sql_node(found, wrong):
     if isinstance(found, exp.Placeholder) and found.name != "as_of": wrong(f"takes :as_of only, not :{found.name}.")
 
 _KINDS = {"sources": _check_source, "metrics": _check_metric, "parameters": _check_parameter, "segments": _check_segment,
-          "column": _check_column, "number": _check_number, "flag": _check_flag, "rules": _check_rules,
+          "column": _check_column, "number": _nothing, "flag": _nothing, "rules": _check_rules,
           "quantile": _check_quantile,
           "affinity": _check_competing, "distribution": _check_competing, "first_last": _check_first_last,
           "sequence": _check_sequence,
