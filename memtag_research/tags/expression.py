@@ -628,8 +628,8 @@ def _build_divide(node, a, b):
     return ops.Divide(_number(a), ops.NullIf(_number(b), _literal(0)))
 
 def _build_has(node, text, texts):
-    if not isinstance(texts, ops.Node): texts = ibis.array(list(texts)).op()
-    found = ops.ArrayContains(texts, _op(text))
+    if isinstance(texts, ops.Node): found = ops.ArrayContains(texts, _op(text))
+    else: found = ops.InValues(text, tuple(map(_literal, texts))) if texts else ops.Literal(False, dt.boolean)
     return found if not isinstance(text, ops.Node) else ops.IfElse(ops.IsNull(text), _UNKNOWN, found)
 
 @ibis.udf.scalar.builtin(name="floor")
