@@ -27,6 +27,7 @@
 - `memtag_research.reports.segment_numbers`: Every figure that the segment report prints, computed once, with no word or picture.
 - `memtag_research.tags.calibrate`: Parameters, cut points and centres found on the data, and frozen until the next quarter
 - `memtag_research.tags.catalogues`: Definitions in YAML and Python: read with the place of every mistake, written back without loss, overlaid
+- `memtag_research.tags.changes`: What changed between two snapshots, and which part of it members did, and which part we did
 - `memtag_research.tags.compile`: A catalogue at a date as one flat Ibis expression
 - `memtag_research.tags.definition`: What a source, a metric, a tag and a segment are, as data
 - `memtag_research.tags.describe`: Lineage from column to segment, tables for the eye, and the schema and reference of the YAML

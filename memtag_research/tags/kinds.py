@@ -62,9 +62,14 @@ def _counted(tag, known, rows, where, *keep, **columns):
 def _text(value, tag):
     "The text of a value that competes; blank is unknown."
     kind = value.type()
-    if kind.is_string(): return ibis.ifelse(value.strip() == "", ibis.null("string"), value)
+    if kind.is_string(): return ibis.ifelse(_squeezed(value) == "", ibis.null("string"), value)
     if kind.is_integer() or kind.is_boolean(): return value.cast("string")
     raise DefinitionError(f"{tag.name}: values that compete must be texts, whole numbers or booleans, not {kind}: {tag.by!r}.")
+
+def _squeezed(text):
+    "A text without its spaces; not `strip`, which on Spark also strips the letters f and v."
+    for space in (" ", "\t", "\u3000"): text = text.replace(space, "")
+    return text
 
 def _stored(value, tag, what):
     "A value as tags store it: text, int64, float64 or boolean."
@@ -312,16 +317,18 @@ def _assigned(tag, known, catalogue):
     found = members.left_join(rows.select("member_id", "value"), "member_id").drop("member_id_right")
     return found.select("member_id", value=(found.value == "true").fill_null(False))
 
+_YES, _NO = ("", "true", "yes", "y", "1", "是"), ("false", "no", "n", "0", "否")
+
 def _declared(tag): return [str(v) for v in tag.values] or ["true", "false"]
 
 def _entries(tag, known):
-    "Known entries of the tag from its channels; for a flag, nothing and every spelling of true are `true`."
+    "Known entries of the tag from its channels; of a flag, every spelling of yes is `true`, of no `false`."
     rows = known.table("assigned_tags")
     for column in ("value", "channel"): _needs(column, rows, "assigned_tags", tag)
     rows = rows.filter(rows.tag == tag.name, rows.channel.isin(list(tag.channels)), rows.member_id.notnull())
     if tag.values: return rows
-    value = ibis.coalesce(rows.value, "").strip().lower()
-    return rows.mutate(value=ibis.ifelse(value == "", "true", value))
+    value = _squeezed(ibis.coalesce(rows.value, "")).lower()
+    return rows.mutate(value=ibis.cases((value.isin(_YES), "true"), (value.isin(_NO), "false"), else_=value))
 
 # %% ../../nbs/tags/05_kinds.ipynb #000aeb5f
 def undeclared(
@@ -345,19 +352,25 @@ _CLOCKS = ("Current", "Localtime", "Session", "Rand", "Uuid", "Unix")   # classe
 _OUTSIDE = {"now", "today", "get_current_timestamp", "transaction_timestamp", "random", "setseed", "uuid", "uuidv4", "uuidv7",
             "gen_random_uuid", "getenv", "getvariable", "current_setting", "current_query", "nextval", "currval", "txid_current", "version"}
 
-def _refuse(tag, why): raise DefinitionError(f"{tag.name}: sql {why}.")
+def _refuse(tag, why): raise DefinitionError(f"{tag.name}: sql {why}{'' if why.endswith('?') else '.'}")
 
-def _statement(tag):
-    "The one SELECT of a tag as a tree, free of what a tag may not do."
+def _statement(tag, as_of):
+    "The one SELECT of a tag as a tree, free of what a tag may not do, with the date in the place of :as_of."
     if len(tag.sql) > _LONGEST_SQL: _refuse(tag, f"may have {_LONGEST_SQL:,} characters, not {len(tag.sql):,}")
-    try: trees = [t for t in sqlglot.parse(tag.sql, read="duckdb") if t is not None]
+    try: trees = [t for t in sqlglot.parse(_dated(tag, as_of), read="duckdb") if t is not None]
     except RecursionError: _refuse(tag, "is nested too deeply")
     except sqlglot.errors.SqlglotError as e: _refuse(tag, f"cannot be read: {_plain(e)}")
     if len(trees) != 1 or not isinstance(trees[0], (exp.Select, exp.SetOperation)): _refuse(tag, "must be one SELECT")
     for node in trees[0].walk(): _check_node(node, tag)
-    if not any(p.name == "as_of" for p in trees[0].find_all(exp.Placeholder)):
-        _refuse(tag, "must take :as_of, or it would mean another thing every day")
     return trees[0]
+
+def _dated(tag, as_of):
+    "The text with a date for every :as_of outside quotes and comments."
+    text, tokens = tag.sql, sqlglot.tokenize(tag.sql, read="duckdb")
+    marks = [a for a, b in zip(tokens, tokens[1:]) if (a.text, b.text.lower(), b.start) == (":", "as_of", a.end + 1)]
+    if not marks: _refuse(tag, "must take :as_of, or it would mean another thing every day")
+    for mark in reversed(marks): text = f"{text[:mark.start]} DATE '{as_of}' {text[mark.end + 6:]}"
+    return text
 
 def _check_node(node, tag):
     called = node.name.lower() if isinstance(node, exp.Anonymous) else ""
@@ -365,7 +378,7 @@ def _check_node(node, tag):
     if isinstance(node, _FROM_FUNCTIONS): _refuse(tag, f"may not use {node.key}")
     if called in _OUTSIDE or (isinstance(node, exp.Func) and type(node).__name__.startswith(_CLOCKS)):
         _refuse(tag, f"may not call {called or node.key}: the answer would change from run to run. Take :as_of for today")
-    if isinstance(node, exp.Placeholder) and node.name != "as_of": _refuse(tag, f"takes :as_of only, not {node.sql('duckdb')}")
+    if isinstance(node, (exp.Placeholder, exp.Parameter)): _refuse(tag, f"takes :as_of only, not {node.sql('duckdb')}")
     if isinstance(node, exp.With) and node.recursive: _refuse(tag, "may not be RECURSIVE")
     if isinstance(node, exp.CTE) and node.alias.lower().startswith(_PREFIX): _refuse(tag, f"may not name a WITH {node.alias}")
 
@@ -396,7 +409,8 @@ def _read_tables(tree, tag, known):
         name, every = table.name.lower(), [*contracts(), *GRAINS]
         if not known.has(name):
             if name in every: raise NotComputable(f"{tag.name} needs the table {name}, which is not in this workspace.")
-            _refuse(tag, f"reads {table.name!r}, which is no table of the programme{did_you_mean(name, every) or ': ' + ', '.join(every)}")
+            hint = did_you_mean(name, every) or f" The tables are {', '.join(every)}"
+            _refuse(tag, f"reads {table.name!r}, which is no table of the programme.{hint}")
         if not table.alias: table.set("alias", exp.TableAlias(this=exp.to_identifier(table.name)))
         table.set("this", exp.to_identifier(_PREFIX + name))
         names.append(name)
@@ -405,10 +419,9 @@ def _read_tables(tree, tag, known):
 # %% ../../nbs/tags/05_kinds.ipynb #23abe818
 def _known_sql(tag, known):
     "(the statement in the engine's own dialect, reading known rows only; the engine)."
-    tree = _statement(tag)
+    tree = _statement(tag, known.as_of)
     names = _read_tables(tree, tag, known)
     con = known.table(names[0]).get_backend()
-    for p in list(tree.find_all(exp.Placeholder)): p.replace(exp.cast(exp.Literal.string(known.as_of.isoformat()), "date"))
     own = list(tree.ctes)
     for name in names:
         tree = tree.with_(_PREFIX + name, as_=sqlglot.parse_one(con.compile(known.table(name)), read=con.dialect), copy=False)
@@ -434,9 +447,11 @@ def _sql(tag, known, catalogue):
     return rows.filter(rows.value.notnull())
 
 def _one_row(rows, tag):
-    "Run the statement once, to see that no member has two rows."
-    twice = rows.group_by("member_id").agg(n=lambda t: t.count()).filter(lambda t: t.n > 1)
-    try: found = to_frame(twice.agg(members=twice.count(), first=twice.member_id.min())).iloc[0]
+    "Run the statement once: no member has two rows, and no value fails while a snapshot is made."
+    members = rows.group_by("member_id").agg(n=lambda t: t.count(), there=lambda t: t.value.count())
+    twice = members.n > 1
+    found = members.agg(n=twice.cast("int64").sum(), first=members.member_id.min(where=twice), there=members.there.sum())
+    try: found = to_frame(found).iloc[0]
     except Exception as e: raise DefinitionError(f"{tag.name}: sql does not run: {_plain(e)}.") from None
-    if found.members: _refuse(tag, f"must give one row a member; {int(found.members):,} have more, such as {mask(found['first'])}. "
-                                   f"Group by member_id, or pick a row")
+    if found.n > 0: _refuse(tag, f"must give one row a member; {int(found.n):,} have more, such as {mask(found['first'])}. "
+                                 f"Group by member_id, or pick a row")
