@@ -2608,6 +2608,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'memtag_research/tags/segments.py'),
                                                'memtag_research.tags.segments._needed_minus': ( 'tags/segments.html#_needed_minus',
                                                                                                 'memtag_research/tags/segments.py'),
+                                               'memtag_research.tags.segments._on_lists': ( 'tags/segments.html#_on_lists',
+                                                                                            'memtag_research/tags/segments.py'),
                                                'memtag_research.tags.segments._pair': ( 'tags/segments.html#_pair',
                                                                                         'memtag_research/tags/segments.py'),
                                                'memtag_research.tags.segments._plain': ( 'tags/segments.html#_plain',

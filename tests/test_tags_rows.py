@@ -64,9 +64,14 @@ SPECS = {
 METRICS = [Metric(name=n, source=s, agg=a, of=o, where=w, days=d, offset=off) for n, (s, a, o, w, d, off) in SPECS.items()]
 
 
+@cache
+def engine_tables():
+    return world.in_engine(world.tables())
+
+
 @pytest.fixture(scope="module")
 def tables():
-    return world.in_engine(world.tables())
+    return engine_tables()
 
 
 def computed(tables, as_of=AS_OF, metrics=METRICS, **how) -> pd.DataFrame:
@@ -85,7 +90,7 @@ def same(a, b):
 @cache
 def raw(name):
     "A table, or a grain, in pandas."
-    return to_frame(world.in_engine(world.tables())[name])
+    return to_frame(engine_tables()[name])
 
 
 def past(name, as_of):
@@ -148,6 +153,7 @@ def in_pandas(spec, as_of=AS_OF) -> dict:
     elif of:
         frame = frame.assign(value=frame.net_cents / 10 if of == "net_cents * 0.1" else frame[of].astype(float) if of == "quantity" else frame[of])
     out, last = {}, pd.Timestamp(as_of) - pd.Timedelta(days=1)
+    frame = frame[[c for c in ("member_id", "ts", "local_date", "value") if c in frame]]
     for member, mine in frame.groupby("member_id"):
         if not of and agg == "count":
             out[member] = len(mine)
