@@ -1,8 +1,6 @@
 """Catalogues: read and written without loss, every mistake with its place, and a hash that changes when values may."""
 
 import copy
-import string
-import time
 from dataclasses import MISSING, fields, replace
 
 import pytest
@@ -13,7 +11,17 @@ from hypothesis import strategies as st
 from memtag_research.core import DefinitionError
 from memtag_research.tags import definition as model
 from memtag_research.tags.catalogues import (
-    check_catalogue, closure, definition_hash, levels, make_catalogue, overlay, read_catalogue, types, value_type, write_catalogue)
+    check_catalogue,
+    closure,
+    definition_hash,
+    levels,
+    make_catalogue,
+    overlay,
+    read_catalogue,
+    types,
+    value_type,
+    write_catalogue,
+)
 from memtag_research.tags.definition import KINDS, Catalogue, FlagTag, Metric, NumberTag, Parameter, RulesTag, Segment, Source
 from memtag_research.tags.graph import NOT_COUNTED, SECTIONS, key_of
 
@@ -351,7 +359,7 @@ def test_a_mistake_is_told_once_and_not_again_where_it_is_used():
     ("tags: !!python/object/apply:os.system [id]\n", "text 1:1: tags such as"), ("tags: {}\n---\ntags: {}\n", "text 1:3: a second document begins"),
     ("? [a, b]\n: 1\n", "a key must be a text"), ("tags:\n  a: {kind: flag, when: x}\n  b: {kind: flag, when: x}\n  a: {kind: flag, when: y}\n", "text 1:4: tags.a: stands twice; the first is on line 2."),
     ("tags:\n  vip:\n    kind: flag\ntags:\n  x: 1\n", "text 1:4: tags: stands twice; the first is on line 1."), ("tags: [1, 2]\n", "tags: must be a mapping, not a list."),
-    ("tags:\n  vip: 3\n", "tags.vip: must be a mapping, not a text."), ("tags:\n  vip: {kind: [flag]}\n", "there is no kind 'a list'."),
+    ("tags:\n  vip: 3\n", "tags.vip: must be a mapping, not a text."), ("tags:\n  vip: {kind: [flag]}\n", "there is no kind a list."),
 ])
 def test_a_text_that_is_no_catalogue(text, said):
     assert said in refused(text, check=False)
@@ -380,3 +388,400 @@ def test_the_hostile_file_is_not_even_read(tmp_path, monkeypatch):
     (tmp_path / "big.yaml").write_text(HOSTILE["10 MB"])
     monkeypatch.setattr(type(tmp_path), "read_bytes", lambda self: pytest.fail("it was read"))
     assert "big.yaml: has 10,000,034 bytes; a catalogue has at most 2,000,000." in refused(tmp_path / "big.yaml")
+
+
+# Writing and reading again
+
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
+ODD = ["no", "yes", "on", "Off", "null", "~", "true", "False", "012", "1_000", "1e3", "0x1F", "0o17", ".5", "-.inf", "1:20:30", "2024-01-31", "<<", "=", "- a", "? b", "a: b", "a #b",
+       " a", "a ", "'", '"', "|", ">", "&a", "*a", "!a", "%a", "@a", "`a", "{a", "[a", "a, b", "贵宾", "😀", "a\nb", "a\tb", "\n", "a\n\n b\n", "x" * 300, "# a", "---", "...", "é\u00a0b"]
+LETTERS = st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Cn", "Zl", "Zp"), exclude_characters="\ufeff\ufffe\uffff")
+TEXTS = st.sampled_from(ODD) | st.text(LETTERS | st.sampled_from("\n\t :#'\"-"), max_size=12)
+NUMBERS = st.integers(-10**15, 10**15) | st.floats(-1e15, 1e15)
+SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
+
+
+def values_for(field, made):
+    "Any value that a field may have, by its type and metadata."
+    meta, items = field.metadata, field.metadata.get("items", "text")
+    item = {"text": TEXTS, "number": NUMBERS, "integer": st.integers(-10**15, 10**15), "titles": st.dictionaries(st.sampled_from(["en", "zh"]), TEXTS),
+            "example": st.dictionaries(NAMES | st.sampled_from(ODD), SCALARS | st.lists(SCALARS, max_size=3), max_size=4)}[items]
+    if meta.get("values"): one = st.sampled_from(meta["values"])
+    else: one = item
+    if field.type is dict: return st.dictionaries(st.sampled_from(meta["keys"]) if "keys" in meta else NAMES | TEXTS, item, max_size=4)
+    if field.type is list: return st.lists(one, max_size=4)
+    if meta.get("values"): return one
+    kinds = getattr(field.type, "__args__", (field.type,))
+    return st.one_of([{str: TEXTS, int: st.integers(-10**15, 10**15), float: NUMBERS, bool: st.booleans(), type(None): st.none()}[k] for k in kinds])
+
+
+@st.composite
+def definitions(draw):
+    made = draw(st.sampled_from([Source, Metric, Parameter, Segment, *KINDS.values()]))
+    some = [f for f in fields(made) if f.name != "name" and draw(st.booleans())]
+    return made(name=draw(NAMES), **{f.name: draw(values_for(f, made)) for f in some})
+
+
+@given(st.lists(definitions(), max_size=5))
+@settings(max_examples=100, deadline=None)
+def test_what_is_written_is_read_again_and_writing_is_a_fixed_point(made):
+    unique = list({(next(s for s, c in SECTIONS.items() if isinstance(d, c)), d.name): d for d in made}.values())
+    c = make_catalogue(*unique)
+    assert [d for s in SECTIONS for d in getattr(c, s).values()] == sorted(unique, key=lambda d: [isinstance(d, k) for k in SECTIONS.values()].index(True))
+    text = write_catalogue(c)
+    assert text == "" or (read_catalogue(text) == c and write_catalogue(read_catalogue(text)) == text)
+    if text: assert set(yaml.safe_load(text)) <= set(SECTIONS)      # YAML 1.1 reads the same texts
+    for section, entries in (yaml.safe_load(text) or {}).items():
+        for name, entry in entries.items():
+            d = getattr(c, section)[name]
+            assert all(getattr(d, f.name) == entry[key_of(f)] for f in fields(d) if key_of(f) in entry)
+
+
+def test_the_shipped_catalogue_is_written_and_read_again():
+    from memtag_research.insight.catalogue import shipped_catalogue
+    c = shipped_catalogue()
+    assert read_catalogue(write_catalogue(c)) == c and len({t.kind for t in c.tags.values()}) == len(KINDS)
+    assert make_catalogue(*(d for s in SECTIONS for d in getattr(c, s).values())) == c
+
+
+@pytest.mark.parametrize("made, said", [
+    (FlagTag(name="a", when=3.5j), "tags.a.when"), (Metric(name="a", days=True), "metrics.a.days: must be a whole number or a text, not 'true'."), (Source(name="a", join=["x"]), "sources.a.join: must be a mapping"),
+    (Segment(name="a", include=["m1"]), "segments.a.include.0: must be a whole number, not 'm1'."), (RulesTag(name="a", privacy="secret"), "tags.a.privacy: must be one of public"),
+    (Parameter(name="a", value=float("nan")), "parameters.a.value"), (NumberTag(name="a", title={"en": "\x00"}), "has a control character"), ({"name": "a"}, "a definition is a Source"),
+])
+def test_python_goes_through_the_same_door(made, said):
+    with pytest.raises(DefinitionError, match=said.replace(".", r"\.")): make_catalogue(made)
+
+
+def test_python_is_told_all_at_once_too():
+    with pytest.raises(DefinitionError) as e: make_catalogue(FlagTag(name="a", when="x >"), FlagTag(name="b", status="new"), FlagTag(name="b"), check=True)
+    for text in ("tags.a.when: column", "tags.b.status: must be one of draft", "tags.b: is given twice"): assert text in str(e.value)
+
+
+# Overlay
+
+def test_what_is_laid_over_replaces_and_says_so(tmp_path):
+    for name, days in {"a": 90, "b": 30}.items():
+        (tmp_path / f"{name}.yaml").write_text(f"metrics:\n  m: {{source: s, agg: count, days: {days}}}\n  only_{name}: {{expr: m}}\n")
+    both = read_catalogue(tmp_path / "b.yaml", over=read_catalogue(tmp_path / "a.yaml"))
+    assert both.metrics["m"].days == 30 and list(both.metrics) == ["m", "only_a", "only_b"]
+    assert both.replaced == (f"metric 'm' of {tmp_path}/b.yaml:2 replaces that of {tmp_path}/a.yaml:2.",)
+    assert both.places["metrics", "m", "days"] == f"{tmp_path}/b.yaml:2" and both.places["metrics", "only_a"] == f"{tmp_path}/a.yaml:3"
+    assert read_catalogue(tmp_path / "a.yaml", tmp_path / "b.yaml") == both and overlay(both, Catalogue()) == both
+    again = make_catalogue(Metric(name="m", expr="only_a"), over=both)
+    assert again.replaced[1:] == (f"metric 'm' of a definition in Python replaces that of {tmp_path}/b.yaml:2.",)
+    assert ("metrics", "m", "days") not in again.places
+
+
+def test_a_tag_may_not_take_the_name_of_a_shipped_metric():
+    said = refused(GOOD, f"tags:\n  recency: {TAG}kind: flag, when: frequent}}\n")
+    assert "text 2:2: tags.recency: is also the name of a metric (text 1:11: metrics.recency)." in said
+
+
+# Order and closure against the standard library's
+
+@st.composite
+def graphs(draw):
+    "name → names that it stands on, in any order, cycles allowed."
+    names = draw(st.lists(NAMES.map("m_".__add__), min_size=1, max_size=9, unique=True))
+    return {n: draw(st.lists(st.sampled_from(names), max_size=3)) for n in names}
+
+
+def of_graph(graph):
+    "A catalogue of that graph: metrics that stand on nothing have a source, half of the others are tags."
+    made = {"sources": {"orders": Source(name="orders", table="orders")}, "metrics": {}, "tags": {}}
+    for n, below in graph.items():
+        if not below: made["metrics"][n] = Metric(name=n, source="orders", agg="count", days=1)
+        else: made["tags"][n] = NumberTag(name=n, metric=" + ".join(below))
+    return Catalogue(**made)
+
+
+@given(graphs())
+@settings(max_examples=200, deadline=None)
+def test_closure_and_levels_are_those_of_the_graph(graph):
+    from graphlib import CycleError, TopologicalSorter
+    c, root = of_graph(graph), next(iter(graph))
+    reached, more = {root}, [root]
+    while more: more = [x for n in more for x in graph[n] if x not in reached and not reached.add(x)]
+    try: order = list(TopologicalSorter({n: graph[n] for n in reached}).static_order())
+    except CycleError:
+        with pytest.raises(DefinitionError, match="tag cycle: ") as e: closure(c, [root])
+        chain = str(e.value).split("cycle: ")[1].split(". One")[0].split(" → ")
+        assert chain[0] == chain[-1] and all(b in graph[a] for a, b in zip(chain, chain[1:]))
+        return
+    found = closure(c, [root])
+    assert {*found.metrics, *found.tags} == reached and bool(found.sources) == bool(found.metrics)
+    depth = {}
+    for n in order: depth[n] = max((depth[x] + 1 for x in graph[n] if graph[x]), default=0)
+    derived = [n for n in reached if graph[n]]
+    assert [sorted(level) for level in levels(c, [root])] == [sorted(n for n in derived if depth[n] == d) for d in range(max((depth[n] for n in derived), default=-1) + 1)]
+
+
+def test_a_long_chain_is_ordered():
+    chain = {f"m{i}": [f"m{i + 1}"] for i in range(2_000)} | {"m2000": []}
+    assert [level[0] for level in levels(of_graph(chain), ["m0"])] == [f"m{i}" for i in range(1_999, -1, -1)]
+
+
+def test_each_cycle_is_told_once():
+    text = "metrics:\n  a: {expr: b}\n  b: {expr: a}\n  c: {expr: d}\n  d: {expr: c + a}\n  e: {expr: a}\n"
+    said = refused(text)
+    assert said.splitlines()[1:] == ["  text 1:2: metrics.a: metric cycle: a → b → a. One of them must do without the others.",
+                                     "  text 1:4: metrics.c: metric cycle: c → d → c. One of them must do without the others."]
+
+
+# Types
+
+def test_types_of_everything():
+    c = read_catalogue(GOOD + "  \n", check=True)
+    assert types(c) == {"d1": "number", "d2": "number", "orders_90d": "number", "spend_180d": "number", "recency": "number", "mean_order": "number",
+                        "frequent": "boolean", "stage": "text", "winback": "boolean"}
+    for entry, kind in {"kind: affinity, source: lines, by: products.category, days: 9, top: 3": "list", "kind: affinity, source: lines, by: local_hour, days: 9": "text",
+                        "kind: column, from: members.gender": "text", "kind: first_last, source: lines, of: quantity, days: all": "number", "kind: score, model: m": "number",
+                        "kind: score, model: m, values: {a: 1}": "text", "kind: assigned, channels: [self], precedence: [self]": "boolean", "kind: sql, sql: '', type: number": "number"}.items():
+        assert value_type("other", read_catalogue(with_tag(entry))) == kind
+
+
+def test_columns_of_a_workspace_count_too():
+    import ibis
+    own = {"orders": ibis.table({"order_id": "string", "member_id": "string", "local_date": "date", "net_cents": "int64", "tip_cents": "int64"}, name="orders")}
+    c = read_catalogue(GOOD.replace("of: net_cents", "of: tip_cents"))
+    with pytest.raises(DefinitionError, match="no column 'tip_cents' in orders"): check_catalogue(c)
+    assert check_catalogue(c, own) == []
+
+
+# The hash
+
+FULL = {  # every field that is not its default, and another value of it
+    Source: dict(table=("orders", "member_days"), key=("member_id", "order_id"), time=("local_date", "cancelled_date"), where=("units > 1", "units > p1"),
+                 join=({"stores": "store_id"}, {"members": "member_id"}), derive=({"w": "units / 2"}, {"w": "units / 3"})),
+    Metric: dict(source=("s1", "s2"), agg=("sum", "mean"), of=("net_cents", "units"), where=("units > 1", "units > 2"), days=(90, "p1"), offset=(1, "p1"), expr=("", "m3 + 1"),
+                 title=({"en": "a"}, {"en": "b"}), unit=("cents", "yuan")),
+    Parameter: dict(value=(3, 4), expr=("p1 + 1", "p1 + 2"), calibrate=("quantile", "mean"), of=("m2", "m3"), q=(.5, .6), among=("m2 > 1", "m2 > 2"), days=(10, 11), min_n=(5, 6),
+                    fallback=(1, 2), freeze=("yearly", "monthly"), unit=("a", "b")),
+    model.Tag: dict(class_=("value", "risk"), title=({"en": "a"}, {"en": "b"}), description=({"en": "a"}, {"en": "b"}), use=({"en": "a"}, {"en": "b"}), labels=({"a": {"en": "a"}}, {"a": {"en": "b"}}),
+                    owner=("a", "b"), department=("a", "b"), status=("draft", "active"), successor=("a", "b"), purpose=(["service"], ["analysis"]), basis=("a", "b"), privacy=("public", "personal"),
+                    refresh=("static", "weekly"), valid_for=("9d", "10d"), valid_while=("m2 > 1", "m2 > 2"), support=("m2 > 3", "m2 > 4"), examples=([{"is": 1}], [{"is": 2}])),
+    model.ColumnTag: dict(from_=("members.gender", "members.city")), NumberTag: dict(metric=("m2", "m3")), FlagTag: dict(when=("m2 > 5", "m2 >= 5")),
+    RulesTag: dict(uses=({"r": "quantile(m2, 5)"}, {"r": "quantile(m2, 4)"}), values=({"a": "r > 1", "b": "else"}, {"b": "r > 1", "a": "else"})),
+    model.QuantileTag: dict(metric=("m2", "m3"), values=(["a", "b"], ["b", "a"]), shares=([.5], [.6]), among=("m2 > 6", "m2 > 7"), otherwise=("x", "y"), freeze=("yearly", "monthly")),
+    model.AffinityTag: dict(source=("s1", "s2"), by=("channel", "store_id"), of=("net_cents", "units"), where=("units > 1", "units > 2"), days=(9, "p1"), min_tgi=(100, 130), min_rows=(1, 2), min_days=(2, 3),
+                            top=(2, 3), half_life_days=(5, 6)),
+    model.DistributionTag: dict(source=("s1", "s2"), by=("channel", "store_id"), of=("net_cents", "units"), where=("units > 1", "units > 2"), days=(9, "p1"), min_share=(.4, .6), min_tgi=(1, 2), min_rows=(1, 2),
+                                otherwise=("x", "y")),
+    model.FirstLastTag: dict(source=("s1", "s2"), of=("channel", "store_id"), where=("units > 1", "units > 2"), pick=("first", "last"), days=(9, "p1")),
+    model.SequenceTag: dict(first=({"source": "s1", "where": "units > 1"}, {"source": "s1", "where": "units > 2"}), then=({"source": "s2"}, {"source": "s1"}), same=("store_id", "channel"),
+                            within_days=(4, "p1"), days=(9, "p1"), never=(True, False)),
+    model.ScoreTag: dict(model=("churn", "clv"), values=({"a": .5, "b": .2}, {"a": .5, "b": .3})),
+    model.AssignedTag: dict(channels=(["self", "guide"], ["self"]), precedence=(["self", "guide"], ["guide", "self"]), values=(["a", "b"], ["a", "c"])),
+    model.ClusterTag: dict(metrics=(["m2", "m3"], ["m3", "m2"]), values=(["a", "b"], ["b", "a"]), among=("m2 > 6", "m2 > 7"), freeze=("yearly", "monthly"), seed=(1, 2)),
+    model.SqlTag: dict(sql=("SELECT member_id, 1 AS value", "SELECT member_id, 2 AS value"), type=("number", "boolean")),
+    Segment: dict(title=({"en": "a"}, {"en": "b"}), description=({"en": "a"}, {"en": "b"}), where=("m2 > 8", "m2 > 9"), minus=(["t"], []), include=([1], [2]), exclude=([3], [4]), holdout=(.1, .2),
+                  purpose=("service", "analysis"), owner=("a", "b")),
+}
+DO_NOT_COUNT = {"title", "description", "use", "labels", "owner", "department", "status", "successor", "purpose", "basis", "privacy", "refresh", "examples", "unit", "class_"}
+
+
+def world(d):
+    "A catalogue in which the segment `root` stands on a definition named x."
+    base = [Source(name="s1", table="orders"), Source(name="s2", table="orders"), Parameter(name="p1", value=7), Metric(name="m2", source="s1", agg="count", days=5),
+            Metric(name="m3", source="s2", agg="count", days=5), FlagTag(name="t", when="m2 > 100")]
+    user = {Source: [Metric(name="y", source="x", agg="count", days=1)], Parameter: [Metric(name="y", expr="m2 + x")]}.get(type(d), [])
+    root = Segment(name="root", where=f"is_null({'y' if user else 'x'})")
+    return Catalogue(**{s: {e.name: e for e in [*base, *user, d, root] if isinstance(e, c)} for s, c in SECTIONS.items()})
+
+
+def test_every_field_of_every_definition_is_decided():
+    assert {("class_" if n == "class" else n) for n in NOT_COUNTED} == DO_NOT_COUNT
+    for made in (Source, Metric, Parameter, Segment, *KINDS.values()):
+        own = FULL[made] | (FULL[model.Tag] if issubclass(made, model.Tag) else {})
+        assert {f.name for f in fields(made)} - {"name"} == set(own), made
+        for f in fields(made):
+            if f.name != "name": assert own[f.name][0] != own[f.name][1] and (f.default is MISSING or own[f.name][0] != f.default or f.name in ("table", "key", "expr")), f.name
+
+
+CASES = [(made, name) for made in (Source, Metric, Parameter, Segment, *KINDS.values()) for name in {**FULL[made], **(FULL[model.Tag] if issubclass(made, model.Tag) else {})}]
+
+
+@pytest.mark.parametrize("made, name", CASES, ids=[f"{m.__name__}.{n}" for m, n in CASES])
+def test_a_hash_changes_with_what_can_change_a_value_and_with_nothing_else(made, name):
+    all_of = {**FULL[made], **(FULL[model.Tag] if issubclass(made, model.Tag) else {})}
+    one = made(name="x", **{k: v[0] for k, v in all_of.items()})
+    other = replace(one, **{name: all_of[name][1]})
+    same = definition_hash(world(one), "root") == definition_hash(world(other), "root")
+    assert same == (name in DO_NOT_COUNT)
+    assert definition_hash(world(copy.deepcopy(one)), "root") == definition_hash(world(one), "root")
+
+
+@pytest.mark.parametrize("made", FULL, ids=lambda m: m.__name__)
+def test_a_hash_does_not_change_by_order_spelling_and_strangers(made):
+    if made is model.Tag: return
+    all_of = {**FULL[made], **(FULL[model.Tag] if issubclass(made, model.Tag) else {})}
+    one = made(name="x", **{k: v[0] for k, v in all_of.items()})
+    c, h = world(one), definition_hash(world(one), "root")
+    turned = Catalogue(**{s: dict(reversed(getattr(c, s).items())) for s in SECTIONS})
+    strangers = overlay(make_catalogue(Metric(name="stranger", source="s1", agg="count", days=3), FlagTag(name="other", when="stranger > x"), Source(name="new", table="events")), c)
+    loud = {f.name: f"( {getattr(one, f.name)} )" for f in fields(one) if f.metadata.get("format") == "expression" and isinstance(getattr(one, f.name), str) and getattr(one, f.name)}
+    floats = {f.name: float(getattr(one, f.name)) for f in fields(one) if type(getattr(one, f.name)) is int}
+    for d in (turned, strangers, world(replace(one, **loud)), world(replace(one, **floats)), read_catalogue(write_catalogue(c))):
+        assert definition_hash(d, "root") == h
+
+
+def test_the_values_of_parameters_count_where_they_are_used():
+    c = read_catalogue(GOOD)
+    h = definition_hash(c, "stage")
+    assert len({h, definition_hash(c, "stage", {"d1": 70}), definition_hash(c, "stage", {"d1": 71}), definition_hash(c, "stage", {"d1": 70, "d2": 150})}) == 4
+    assert definition_hash(c, "frequent", {"d1": 70}) == definition_hash(c, "frequent")
+    assert definition_hash(c, "stage", {"d1": 70}) == definition_hash(c, "stage", {"d1": 70.0, "unknown": 3})
+
+    class Calibrated: value = 70
+    assert definition_hash(c, "stage", {"d1": Calibrated}) == definition_hash(c, "stage", {"d1": 70})
+    q = read_catalogue(with_tag("kind: quantile, metric: recency, values: [low, high], freeze: quarterly"))
+    assert len({definition_hash(q, "other", {"other.cuts": v}) for v in ([3], [4], [3, 4])}) == 3
+
+
+def test_sql_is_told_apart_by_what_it_says_not_by_its_lines():
+    def hashed(sql): return definition_hash(make_catalogue(model.SqlTag(name="x", sql=sql)), "x")
+    one = hashed("SELECT member_id, 1 AS value FROM orders WHERE local_date < :as_of")
+    assert one == hashed("select member_id,\n  1 as value -- a remark\nfrom orders where local_date < :as_of") != hashed("SELECT member_id, 1 AS value FROM orders WHERE local_date <= :as_of")
+
+
+# Rules within reach, against evaluation
+
+ATOMS = st.builds("{} {} {}".format, st.sampled_from("xy"), st.sampled_from(["<", "<=", ">", ">=", "==", "!="]), st.integers(0, 4)) | st.builds(
+    "{} {} x {} {}".format, st.integers(0, 4), st.sampled_from(["<", "<="]), st.sampled_from(["<", "<="]), st.integers(0, 4)) | st.builds(
+    "{} in ({}, {})".format, st.sampled_from("xy"), st.integers(0, 4), st.integers(0, 4)) | st.sampled_from(["x > y", "not x > 2", "is_null(x)"])
+RULES = st.lists(st.lists(ATOMS, min_size=1, max_size=2).map(" and ".join), min_size=1, max_size=2).map(" or ".join)
+
+
+@given(RULES, RULES)
+@settings(max_examples=300, deadline=None)
+def test_a_rule_that_is_said_to_imply_another_does(a, b):
+    from memtag_research.tags.expression import evaluate, parse
+    from memtag_research.tags.reach import implies
+    a, b = parse(a), parse(b)
+    grid = [{"x": x, "y": y} for x in (None, *(n / 2 for n in range(-1, 10))) for y in (None, *(n / 2 for n in range(-1, 10)))]
+    if implies(a, b): assert all(evaluate(b, row) is True for row in grid if evaluate(a, row) is True)
+    assert implies(a, a)
+
+
+# Examples against the compiler
+
+def test_one_row_at_a_time_gives_what_the_compiler_gives_for_all():
+    import pandas as pd
+    import tag_world
+
+    from memtag_research.insight.catalogue import shipped_catalogue
+    from memtag_research.tags.compile import compile_tags
+    from memtag_research.tags.examples import ONE_ROW, evaluate_tag
+    c = shipped_catalogue()
+    names = [n for n, t in c.tags.items() if t.kind in ONE_ROW and "quantile" not in str(getattr(t, "uses", ""))]
+    metrics = sorted({m for n in names for m in closure(c, [n]).metrics if not c.metrics[m].expr})
+    compiled = compile_tags(c, tag_world.in_engine(tag_world.tables()), tag_world.AS_OF, tags=names, metrics=metrics)
+    rows = compiled.expr.to_pyarrow().to_pylist()
+    parameters = {n: p.value for n, p in compiled.parameters.items()}
+    assert len(rows) > 100 and len(names) > 6 and not compiled.not_computable
+    plain = lambda v: None if pd.isna(v) else v
+    for row in rows:
+        given = {**parameters, **{m: plain(row[m]) for m in metrics}}
+        for n in names:
+            mine, theirs = evaluate_tag(c, n, given, tag_world.AS_OF)[0], plain(row[n])
+            assert mine == theirs or (isinstance(mine, float) and mine == pytest.approx(theirs, abs=1e-9)), (n, given)
+
+
+# Schema and reference
+
+@pytest.fixture(scope="module")
+def schema():
+    jsonschema = pytest.importorskip("jsonschema", reason="pip install -e '.[dev]'")
+    from memtag_research.tags.catalogues import json_schema
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+    return jsonschema.Draft202012Validator(json_schema())
+
+
+def as_json(text):
+    "What an editor sees: YAML 1.2, which differs here in booleans only."
+    class Loader(yaml.SafeLoader): pass
+    Loader.yaml_implicit_resolvers = {k: [(t, r) for t, r in v if not t.endswith((":bool", ":timestamp"))] for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", __import__("re").compile("^(?:true|false)$"), list("tf"))
+    return yaml.load(text, Loader)
+
+
+def test_the_schema_passes_what_is_good(schema):
+    from importlib.resources import files
+    shipped = (files("memtag_research.insight") / "catalogue.yaml").read_text(encoding="utf-8")
+    for text in (GOOD, shipped, *map(with_tag, KIND_GOOD)): assert [e.message for e in schema.iter_errors(as_json(text))] == []
+
+
+SEEN_BY_THE_SCHEMA = ["unknown key", "unknown key of a kind", "unknown section", "unknown kind", "no kind", "unknown class", "no class", "missing days", "no days", "broken days", "negative offset", "unknown aggregate",
+                      "source and expr", "missing title", "no title", "title of another language", "long title", "weeks", "unknown purpose", "parameter of nothing", "parameter of two", "list for a text",
+                      "text for a mapping", "text for a number", "a name of capitals", "example without end", "days in quotes"]
+
+
+@pytest.mark.parametrize("name", SEEN_BY_THE_SCHEMA)
+def test_the_schema_refuses_what_it_can_see(schema, name):
+    old, new, *_ = BAD[name]
+    assert list(schema.iter_errors(as_json(GOOD.replace(old, new, 1))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_schema_asks_for_what_the_linter_asks(schema, kind):
+    "Each needed key of each kind: leave it out, and both refuse."
+    good = next(e for e in KIND_GOOD if e.startswith(f"kind: {kind},")) if kind != "flag" else "kind: flag, when: frequent"
+    entry = as_json(with_tag(good))["tags"]["other"]
+    for f in fields(KINDS[kind]):
+        if not f.metadata.get("required"): continue
+        less = {k: v for k, v in entry.items() if k != key_of(f)}
+        assert list(schema.iter_errors({"tags": {"other": less}})), f.name
+        assert f"needs `{key_of(f)}`" in refused(GOOD, yaml.safe_dump({"tags": {"other": less}}, allow_unicode=True)), f.name
+
+
+def test_every_key_has_a_description_in_schema_and_reference(schema):
+    from memtag_research.tags.catalogues import reference
+    page = reference()
+    for made in (Source, Metric, Parameter, Segment, *KINDS.values()):
+        for f in fields(made):
+            if f.name == "name": continue
+            assert f"| `{key_of(f)}` |" in page and f.metadata["about"].split("|")[0] in page
+            place = schema.schema["$defs"][f"{made.kind}_tag" if hasattr(made, "kind") else made.__name__.lower()]["properties"][key_of(f)]
+            assert "$ref" in place or place["description"] == f.metadata["about"]
+
+
+def test_the_example_of_the_page_holds():
+    from test_docs import make_docs
+    assert check_catalogue(read_catalogue(make_docs().EXAMPLE, check=True)) == []
+
+
+# Lineage and HTML
+
+def test_lineage_goes_from_columns_to_segments():
+    from memtag_research.tags.catalogues import lineage
+    line = lineage(read_catalogue(GOOD), "recency")
+    assert line.of("column") == ["orders.local_date", "orders.member_id"] and line.of("source") == ["orders"]
+    assert line.of("tag") == ["stage"] and line.of("segment") == ["winback"] and line.of("parameter") == []
+    assert line.text.splitlines()[0] == "metric recency: days_since_last of orders, all days" and line.text.endswith("used by tag stage\nused by segment winback")
+    assert "orders.net_cents" in lineage(read_catalogue(GOOD), "mean_order").of("column")
+
+
+@pytest.mark.parametrize("entry, columns", [
+    ("kind: affinity, source: lines, by: products.category, of: cut, days: 9", {"products.category", "order_lines.discount_cents", "order_lines.coupon_cents", "products.product_id", "order_lines.product_id"}),
+    ("kind: column, from: members.gender", {"members.gender"}), ("kind: score, model: m", {"scores.score"}), ("kind: assigned, channels: [self], precedence: [self]", {"assigned_tags.value"}),
+    ("kind: sequence, first: {source: events, where: event == 'search'}, then: {source: lines}, same: product_id, days: 30", {"events.event", "events.product_id", "order_lines.product_id"}),
+    ("kind: sql, sql: 'SELECT member_id, max(units) AS value FROM orders WHERE local_date < :as_of GROUP BY 1'", {"orders.units", "orders.member_id", "orders.local_date"})])
+def test_lineage_of_kinds_that_look_at_rows(entry, columns):
+    from memtag_research.tags.catalogues import lineage
+    assert columns <= set(lineage(read_catalogue(with_tag(entry)), "other").of("column"))
+
+
+def test_html_is_escaped_and_there_for_everything():
+    from memtag_research.tags.catalogues import lineage
+    c = make_catalogue(FlagTag(name="a", title={"en": "<script>"}, when="m > 1"), Metric(name="m", source="s", agg="count", days=1, title={"en": "<b>"}), Source(name="s", table="orders"),
+                       Segment(name="g", where="a and 'x' in ('<i>', 'x')"), Parameter(name="p", value="<u>"))
+    for html in (c._repr_html_(), *(d._repr_html_() for s in SECTIONS for d in getattr(c, s).values()), lineage(c, "g")._repr_html_()):
+        assert "<table" in html and not any(bad in html for bad in ("<script>", "<b>m", "<i>", "<u>"))
+    assert "&lt;script&gt;" in c._repr_html_() and "<b>g</b>" in lineage(c, "g")._repr_html_()
+
+
+def test_importing_catalogues_is_enough_for_all_of_the_contract():
+    from memtag_research.tags import catalogues
+    for name in ("read_catalogue", "write_catalogue", "make_catalogue", "check_catalogue", "overlay", "closure", "levels", "definition_hash", "lineage", "types", "value_type", "json_schema", "reference", "show"):
+        assert callable(getattr(catalogues, name)) and name in catalogues.__all__

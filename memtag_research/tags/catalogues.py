@@ -16,6 +16,7 @@ __all__ = ['MOST_BYTES', 'MOST_DEPTH', 'MOST_NODES', 'read_catalogue', 'overlay'
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from datetime import date
 from pathlib import Path
 from types import UnionType
 from typing import get_args
@@ -37,7 +38,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass
 class _Node:
-    "A piece of YAML: `plain` and `quoted` scalars hold text; a `map` holds (key, line, node); a `list` holds nodes."
+    "A piece of YAML: `plain` and `quoted` hold text, a `map` (key, line, node), a `list` nodes; `odd` is no YAML, but came from Python."
     kind: str
     value: object
     line: int = 0
@@ -118,7 +119,7 @@ class _Reading:
         "Keys of a mapping, each once, with their places noted; nothing where it is none."
         if node.kind == "plain" and _scalar(node) is None: return {}
         if node.kind != "map":
-            self.wrong(node, keys, f"must be {what}, not a {'list' if node.kind == 'list' else 'text'}.")
+            self.wrong(node, keys, f"must be {what}, not {'a text' if node.kind in ('plain', 'quoted') else _shown(node)}.")
             return {}
         seen = {}
         for key, line, value in node.value:
@@ -203,13 +204,13 @@ def _one(reading, keys, node, items, meta):
 
 def _example_value(reading, keys, node):
     if node.kind == "list": return [_example_value(reading, keys, n) for n in node.value]
-    if node.kind == "map": return reading.wrong(node, keys, "must be a value or a list, not a mapping.")
+    if node.kind not in ("plain", "quoted"): return reading.wrong(node, keys, f"must be a value or a list, not {_shown(node)}.")
     return _finite(reading, keys, node, _scalar(node))
 
 # %% ../../nbs/tags/03_catalogues.ipynb #9f6029bf
 def _item(reading, keys, node, types, meta):
     "A scalar of one of the types; texts keep their spelling, so that `no` and 1.10 are texts where texts are due."
-    if node.kind in ("map", "list"): return reading.wrong(node, keys, f"must be {_named(types)}, not a {node.kind}.")
+    if node.kind not in ("plain", "quoted"): return reading.wrong(node, keys, f"must be {_named(types)}, not {_shown(node)}.")
     value = _scalar(node)
     if types == (str,):
         value = str(value) if isinstance(value, bool) and meta.get("format") == "expression" else node.value
@@ -233,7 +234,8 @@ def _text(reading, keys, node, value):
 
 def _shown(node):
     "A value as it may stand in a message: short."
-    text = str(node.value) if node.kind in ("plain", "quoted") else f"a {node.kind}"
+    if node.kind in ("map", "list"): return {"map": "a mapping", "list": "a list"}[node.kind]
+    text = str(node.value)
     return repr(text if len(text) <= 40 else text[:37] + "…")
 
 # %% ../../nbs/tags/03_catalogues.ipynb #02240f8e
@@ -322,8 +324,11 @@ def _as_node(value):
     if isinstance(value, Mapping): return _Node("map", [(str(k), 0, _as_node(v)) for k, v in value.items()])
     if isinstance(value, (list, tuple)): return _Node("list", [_as_node(v) for v in value])
     if value is None: return _Node("plain", "")
-    if isinstance(value, (bool, int, float)): return _Node("plain", str(value).lower() if isinstance(value, bool) else repr(value))
-    return _Node("quoted", value if isinstance(value, str) else f"{value!r} of type {type(value).__name__}")
+    if hasattr(value, "item") and not isinstance(value, (str, bytes)): value = value.item()       # of NumPy
+    if isinstance(value, bool): return _Node("plain", str(value).lower())
+    if isinstance(value, (int, float)) and abs(value) < 1e300: return _Node("plain", repr(value))
+    if isinstance(value, date): return _Node("quoted", value.isoformat())
+    return _Node("quoted", value) if isinstance(value, str) else _Node("odd", value)
 
 def make_catalogue(
     *definitions,                    # Source, Parameter, Metric, Tag, Segment

@@ -230,7 +230,10 @@ def _object(made):
     out = {"type": "object", "description": made.__doc__, "properties": properties, "additionalProperties": False}
     needed = [key_of(f) for f in own if f.metadata.get("required")]
     if needed: out["required"] = needed
-    if made is Metric: out["oneOf"] = [{"required": ["source", "agg", "days"]}, {"required": ["expr"]}]
+    if made is Metric:
+        of_rows = ["source", "agg", "of", "where", "days", "offset"]
+        out["oneOf"] = [{"required": ["source", "agg", "days"], "properties": {"expr": False}},
+                        {"required": ["expr"], "properties": dict.fromkeys(of_rows, False)}]
     if made is Parameter: out["oneOf"] = [{"required": [k]} for k in ("value", "expr", "calibrate")]
     return out
 
