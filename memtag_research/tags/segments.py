@@ -18,7 +18,6 @@ __all__ = ['Rule', 'tag', 'rule', 'is_drawn', 'count_interval', 'evaluate_segmen
 # %% ../../nbs/tags/10_segments.ipynb #24b3161f
 import hashlib
 import html
-import re
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cached_property
@@ -40,6 +39,7 @@ from .compile import compile_tags
 from .definition import Catalogue, Segment
 from .expression import check, explain, from_json_logic, parse, quantile_call, to_ibis, to_json_logic
 from .graph import closure, definition_hash, types
+from .linter import NAME
 from .store import Store, _frozen, all_tables
 
 # %% ../../nbs/tags/10_segments.ipynb #c4b8ec83
@@ -79,7 +79,7 @@ def tag(
     name: str,  # a tag, a metric or a segment
 ) -> Rule:      # to be compared and combined
     "A name of the catalogue as the beginning of a rule."
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         raise ParameterError(f"the name of a tag is small letters, digits and _, not {name!r}; a whole rule goes into rule(…).")
     return Rule(name)
 
@@ -203,6 +203,8 @@ def _names(segment): return (parse(segment.where).names if segment.where else fr
 def _check_segment(catalogue, segment):
     "Names are known, the rule is true or false, taken-out names are flags or segments, and nothing refers to itself."
     place = f"segment {segment.name}"
+    if not NAME.fullmatch(segment.name):
+        raise DefinitionError(f"{place}: a name is small letters, digits and _, and at most 60 characters.")
     if not segment.where and not segment.include:
         raise DefinitionError(f"{place}: it has neither a rule (`where`) nor members (`include`).")
     known = types(closure(catalogue, [segment.name]))
@@ -270,9 +272,15 @@ def _belongs(catalogue, segment, table, as_of):
     if segment.where: holds = to_ibis(parse(segment.where), columns, as_of).fill_null(False)
     for name in segment.minus:
         if name in columns: holds = holds & ~table[name].fill_null(False)
-    if segment.include: holds = holds | table.member_key.isin(list(segment.include)).fill_null(False)
-    if segment.exclude: holds = holds & ~table.member_key.isin(list(segment.exclude)).fill_null(False)
+    listed = _on_lists(segment, table)
+    if "on include" in listed: holds = holds | listed["on include"]
+    if "on exclude" in listed: holds = holds & ~listed["on exclude"]
     return table.mutate(**{segment.name: holds})
+
+def _on_lists(segment, table):
+    "Whether a member stands on a list of the segment; by key, in the engine, since keys have more digits than a float."
+    lists = {"on include": segment.include, "on exclude": segment.exclude}
+    return {name: table.member_key.isin(list(keys)).fill_null(False) for name, keys in lists.items() if keys}
 
 # %% ../../nbs/tags/10_segments.ipynb #7654d235
 @dataclass(frozen=True, repr=False)
@@ -304,10 +312,10 @@ class Audience:
 
     @cached_property
     def _flags(self):
-        "member_id, `belongs`, what `minus` says, the key where lists need it, of every member of the base; sorted by id."
+        "member_id, `belongs`, what `minus` and the lists say, of every member of the base; sorted by id."
         table, segment = self.table, self.segment
         columns = {"belongs": table[segment.name]} | {m: table[m].fill_null(False) for m in segment.minus if m in table.columns}
-        if "member_key" in table.columns: columns["member_key"] = table.member_key
+        columns |= _on_lists(segment, table)
         return to_frame(table.select(table.member_id, **columns)).sort_values("member_id", ignore_index=True)
 
     @cached_property
@@ -529,7 +537,8 @@ def _behind(audience, name, member_id):
 def _row(audience, member_id):
     "A member's names and values in Python, or None where there is no such member at the date."
     if not isinstance(member_id, str): raise ParameterError(f"a member id is a text, not {type(member_id).__name__}.")
-    found = to_frame(audience.table.filter(audience.table.member_id == member_id))
+    table = audience.table.mutate(**_on_lists(audience.segment, audience.table)).drop(*({"member_key"} & set(audience.table.columns)))
+    found = to_frame(table.filter(table.member_id == member_id))
     return {n: _plain(v) for n, v in found.iloc[0].items()} if len(found) else None
 
 def _plain(value):
@@ -541,9 +550,8 @@ def _plain(value):
 
 def _decided(segment, row):
     "What decided, strongest first: exclude, include, minus, the rule."
-    key = row.get("member_key")
-    if key is not None and int(key) in segment.exclude: return "exclude"
-    if key is not None and int(key) in segment.include: return "include"
+    for name in ("exclude", "include"):
+        if row.get(f"on {name}"): return name
     return next((f"minus {m}" for m in segment.minus if row.get(m) is True), "rule")
 
 # %% ../../nbs/tags/10_segments.ipynb #fd488db9
@@ -670,12 +678,13 @@ def _name_is_free(catalogue, segment):
 # %% ../../nbs/tags/10_segments.ipynb #38b2d3d7
 def _with_entry(text, segment, path):
     "The text of a catalogue file with the entry of a segment, everything else as it was."
-    before = read_catalogue(_Text(text, path)) if text.strip() else Catalogue()
+    written = any(line.split("#")[0].strip() for line in text.splitlines())
+    before = read_catalogue(_Text(text, path)) if written else Catalogue()
     wanted = replace(before, segments={**before.segments, segment.name: segment})
-    section = next((v for k, v in _pairs(text) if k.value == "segments"), None)
+    section = next((v for k, v in yaml.compose(text).value if k.value == "segments"), None) if written else None
     entry = write_catalogue(Catalogue(segments={segment.name: segment})).splitlines()
     if section is None: made = "\n".join([*text.splitlines(), *([""] if text.strip() else []), *entry])
-    elif section.flow_style or not getattr(section, "value", None): made = write_catalogue(wanted)
+    elif not isinstance(section, yaml.MappingNode) or section.flow_style: made = write_catalogue(wanted)
     else: made = "\n".join(_spliced(text.splitlines(), section.value, segment.name, entry[1:]))
     if read_catalogue(_Text(made, path)) != wanted:
         raise MemtagError(f"{path} is written in a way that cannot be added to; it was left as it is.")
@@ -686,10 +695,6 @@ class _Text(NamedTuple):
     text: str
     name: Path
     def read_bytes(self): return self.text.encode()
-
-def _pairs(text):
-    root = yaml.compose(text) if text.strip() else None
-    return root.value if isinstance(root, yaml.MappingNode) else []
 
 def _spliced(lines, entries, name, new):
     "The lines with the entry put in the place of the one of this name, or after the last."
