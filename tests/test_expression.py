@@ -40,7 +40,7 @@ TYPES = {"n1": "number", "n2": "number", "x1": "number", "x2": "number", "p.pric
 TEXTS = ["上海", "北京", "", "x'y", 'say "hi"', "a\\b", "A", "a", "%", "'; drop table t; --", "Ω", "😀", " a"]
 DAYS = [date(2000, 2, 29), date(2023, 2, 28), date(2023, 3, 1), date(2024, 2, 29), date(1999, 12, 31), date(2024, 3, 1), date(1970, 1, 1), date(1931, 7, 5)]
 WHOLE = [0, 1, -1, 2, 3, 5, 7, 12, 100, 2**53, 2**53 + 1, -(2**53) - 1]
-REAL = [0.0, -0.0, 0.5, 0.1, 0.2, 0.3, 0.1 + 0.2, -2.5, 3.0, 1e15, 1 / 3, 123456.789, 5e-324, 1e-9]
+REAL = [0.0, -0.0, 0.5, 0.1, 0.2, 0.3, 0.1 + 0.2, -2.5, 3.0, 1e15, 1 / 3, 123456.789, 1e-9, 0.09221885624698875]
 
 
 def make_rows(n: int = 48, seed: int = 3) -> list[dict]:
@@ -158,7 +158,7 @@ class Rules:
         return f"coalesce({self.truth(depth)}, {self.truth(depth)})"
 
     def figure(self):
-        return self.one("0", "1", "2", "3", "-1", "12", "100", "0.5", ".1", "0.30000000000000004", "2.0", "1e15", "2.5e-1", "1_000", "0.3333333333333333")
+        return self.one("0", "1", "2", "3", "-1", "12", "100", "0.5", ".1", "0.30000000000000004", "2.0", "1e15", "2.5e-1", "1_000", "0.3333333333333333", "0.09221885624698875")
 
     def number(self, depth):
         if depth <= 0:
@@ -306,7 +306,7 @@ def test_duckdb_python_and_another_evaluator_agree(table, r):
 def test_both_engines_agree_on_some_hundred_rules(table, parquet, spark):
     r = random.Random(11)
     rules = [parse(Rules(r).any(2)) for _ in range(240)]
-    rules += [parse(text) for text in ("p.price", "n1", "d1", "floor(x1)", "weekday(as_of)", "t1 < t2", "t1 in l1", "not t1 in l1", "n1 == n2", "n1 / x1", "0.1 + 0.2 == x2", "x1 in (0.30000000000000004,)")]
+    rules += [parse(text) for text in ("p.price", "n1", "d1", "floor(x1)", "weekday(as_of)", "t1 < t2", "t1 in l1", "not t1 in l1", "n1 == n2", "n1 / x1", "0.1 + 0.2 == x2", "x1 in (0.30000000000000004,)", "x1 == 0.09221885624698875", "n1 > 0.123456789012345", "n1 in (0.123456789012345, 1)", "n1 < 99999999999999.5")]
     there = spark.read_parquet(parquet)
     for start in range(0, len(rules), 84):
         some = rules[start : start + 84]
@@ -385,6 +385,16 @@ def test_what_overflows_is_infinite_and_sorts_as_in_the_engine():
         values = t.select("x", v=to_ibis(parse(text), {"x": t.x})).to_pyarrow().to_pylist()
         for found in values:
             assert same(found["v"], evaluate(parse(text), {"x": found["x"]})), (text, found)
+
+
+def test_a_constant_of_many_digits_is_the_same_double_in_the_engine(table):
+    "DuckDB reads 0.09221885624698875 as a decimal, and a decimal of 16 digits as a neighbour of the double."
+    digits = [0.09221885624698875, 0.059115343500130396, 0.10793126209409987, 0.30000000000000004, 0.1, 2.675]
+    t = ibis.memtable(pd.DataFrame({"x": digits}))
+    same_ = t.select(**{f"v{i}": to_ibis(parse(f"x == {d!r}"), {"x": t.x}) for i, d in enumerate(digits)}).execute()
+    assert same_.to_numpy().tolist() == np.eye(len(digits), dtype=bool).tolist()
+    for text in ("0.09221885624698875", "0.05 + 0.04221885624698875", "coalesce(x / 0, 0.09221885624698875)"):
+        assert set(t.select(v=to_ibis(parse(text), {"x": t.x})).execute().v) == {evaluate(parse(text), {"x": 1})}, text
 
 
 def test_division_by_zero_and_by_a_constant_zero_is_null(table):
@@ -516,6 +526,11 @@ def test_large_json_logic_is_refused():
         from_json_logic(deep)
     with pytest.raises(DefinitionError, match="parts|arguments"):
         from_json_logic({"or": [{"var": "x"}] * 100_000})
+    sums = {"var": "x"}
+    for _ in range(58):
+        sums = {"+": [sums, *[1] * 15]}
+    with pytest.raises(DefinitionError, match="deep"):
+        from_json_logic(sums)
     for _ in range(100_000):
         deep = deep["!"][0]  # taken apart by hand: Python would recurse
 

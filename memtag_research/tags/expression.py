@@ -599,16 +599,12 @@ _COMPARE = {"==": ops.Equals, "!=": ops.NotEquals, "<": ops.Less, "<=": ops.Less
 def _compare(sign, a, b):
     columns = [x for x in (a, b) if isinstance(x, ops.Node)]
     if a is None or b is None or not columns: return _compare_values(sign, a, b)
-    if all(x.dtype.is_integer() for x in columns):
-        if len(columns) == 2: a = _number(a)                  # one cast: the engine turns the other side itself
-        elif isinstance(a, float) and not a.is_integer(): a = _precise(a)
-        elif isinstance(b, float) and not b.is_integer(): b = _precise(b)
+    if len(columns) == 2 and a.dtype.is_integer() and b.dtype.is_integer(): a = _number(a)   # the engine turns the other itself
     return _COMPARE[sign](_part(a), _part(b))
 
 def _build_in(node, value, *constants):
-    if value.dtype.is_boolean(): return reduce(ops.Or, [ops.Equals(_part(value), _op(c)) for c in constants])
-    whole = value.dtype.is_integer()
-    return ops.InValues(value, tuple(_precise(c) if whole and isinstance(c, float) and not c.is_integer() else _op(c) for c in constants))
+    if value.dtype.is_boolean(): return reduce(ops.Or, [ops.Equals(_part(value), _literal(c)) for c in constants])
+    return ops.InValues(value, tuple(map(_literal, constants)))
 
 # %% ../../nbs/tags/01_expression.ipynb #7e3f34de
 def _build_coalesce(node, *args):
@@ -719,6 +715,7 @@ def from_json_logic(
     "A rule from JSON-Logic; operators that the language lacks are refused."
     try: return parse(_write(_from_json(obj, [0], 1)), place)
     except _Refused as e: raise DefinitionError(_message(place, "JSON-Logic", _Refused(e.what, None, e.advice))) from None
+    except RecursionError: raise DefinitionError(_message(place, "JSON-Logic", _Refused("nested too deep", None, _APART))) from None
 
 def _from_json(obj, count, depth):
     count[0] += 1
