@@ -32,6 +32,7 @@
 - `memtag_research.tags.definition`: What a source, a metric, a tag and a segment are, as data
 - `memtag_research.tags.describe`: Lineage from column to segment, tables for the eye, and the schema and reference of the YAML
 - `memtag_research.tags.examples`: The value of a tag for one row of values, in plain Python; and the examples that a definition must keep
+- `memtag_research.tags.explain`: Why a member has this value of a tag: the rule, what it looked at, and from which days
 - `memtag_research.tags.export`: A segment as a file for another tool: nobody in it who said no, nobody under age, nobody held out, and a record that it was made
 - `memtag_research.tags.expression`: The language of tag rules: parsed, typed, compiled, evaluated; three-valued
 - `memtag_research.tags.graph`: Names, types, order of evaluation, the closure of a tag, and a hash that changes when its values may
