@@ -29,6 +29,7 @@
 - `memtag_research.tags.catalogues`: Definitions in YAML and Python: read with the place of every mistake, written back without loss, overlaid
 - `memtag_research.tags.changes`: What changed between two snapshots, and which part of it members did, and which part we did
 - `memtag_research.tags.compile`: A catalogue at a date as one flat Ibis expression
+- `memtag_research.tags.cubes`: Rows added up once by member and day, so that many dates do not read them again
 - `memtag_research.tags.definition`: What a source, a metric, a tag and a segment are, as data
 - `memtag_research.tags.describe`: Lineage from column to segment, tables for the eye, and the schema and reference of the YAML
 - `memtag_research.tags.examples`: The value of a tag for one row of values, in plain Python; and the examples that a definition must keep
