@@ -530,7 +530,7 @@ def explain_member(
 
 def _behind(audience, name, member_id):
     "Why a tag of the rule has its value."
-    from memtag_research.tags.compile import explain_tag
+    from memtag_research.tags.explain import explain_tag
     given = all_tables(audience.tables) if isinstance(audience.tables, Workspace) else audience.tables
     return explain_tag(audience.catalogue, given, audience.as_of, name, member_id, parameters=audience.base.parameters)
 
