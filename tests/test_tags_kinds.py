@@ -401,14 +401,17 @@ def test_random_scores():
     assert values(tag, {"scores": as_table(frame)}) == {m: v for m, v in want.items() if v}
 
 
-cells = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from(["x", "y", "z", None]), st.integers(-300, 400), st.integers(0, 9)), max_size=25)
+def baskets(seed, size) -> list[tuple]:
+    "Rich from the first example on: members, values that may be null, cents that may be refunds, days."
+    draw = Random(seed)
+    return [(draw.choice("abcde"), draw.choice(["x", "y", "z", None]), draw.randrange(-200, 400), draw.randrange(10)) for _ in range(size)]
 
 
 @settings(max_examples=40, deadline=None)
-@given(cells, st.sampled_from([80, 100, 120]), st.sampled_from([1, 2]), st.sampled_from([None, 4]))
+@given(st.builds(baskets, st.integers(0, 10**6), st.integers(0, 50)), st.sampled_from([80, 100, 120]), st.sampled_from([1, 2]), st.sampled_from([None, 4]))
 def test_random_affinities(some, least, top, half_life):
     "TGI with refunds, ties and half-lives, in fractions."
-    frame = pd.DataFrame([(m, v, c, AS_OF - timedelta(d + 1), f"o{i // 2}") for i, (m, v, c, d) in enumerate(some)] or [("a", "x", 0, AS_OF, "o")],
+    frame = pd.DataFrame([(m, v, c, AS_OF - timedelta(d + 1), f"{m}{d // 2}") for m, v, c, d in some] or [("a", "x", 0, AS_OF, "o")],
                          columns=["member_id", "topic", "net_cents", "local_date", "order_id"])
     tag = AffinityTag(name="t", source="s", by="topic", of="net_cents", days=8, min_tgi=least, top=top, min_rows=2, half_life_days=half_life)
     got = values(tag, {"orders": as_table(frame, CON)}, catalogue=Catalogue(sources={"s": Source(name="s", table="orders")}))
@@ -442,8 +445,19 @@ def test_exact_tgi_and_share_pass():
     tag = lambda least: AffinityTag(name="a", source="o", by="channel", of="net_cents", days="all", min_tgi=least, min_rows=1)
     assert values(tag(120), world_, catalogue=one) == {"a": "x", "b": "y"}
     assert values(tag(120.00001), world_, catalogue=one) == {"a": "none", "b": "none"}
+    uneven = pd.DataFrame([("a", "x", 33), ("a", "y", 12), ("b", "y", 9)], columns=["member_id", "channel", "net_cents"]).assign(local_date=AS_OF - timedelta(1))
+    uneven = {"orders": as_table(uneven)}           # 100 × 33/45 over 33/54 is 120, and 119.99999999999999 in floats
+    assert values(tag(120), uneven, catalogue=one)["a"] == "x" and values(tag(120.00001), uneven, catalogue=one)["a"] == "none"
     share = lambda s: DistributionTag(name="d", source="o", by="channel", of="net_cents", days="all", min_share=s, min_rows=1)
     assert values(share(.6), world_, catalogue=one) == {"a": "x", "b": "y"} and values(share(.6000001), world_, catalogue=one) == {}
+
+
+def test_ties_go_to_the_larger_total_and_then_to_the_first_name():
+    frame = pd.DataFrame([(m, AS_OF - timedelta(1), c, n) for m in "ab" for c, n in [("x", 50), ("w", 50), ("y", 60)]],
+                         columns=["member_id", "local_date", "channel", "net_cents"])
+    tag = AffinityTag(name="a", source="o", by="channel", of="net_cents", days="all", min_tgi=100, min_rows=1, top=5)
+    one = Catalogue(sources={"o": Source(name="o", table="orders")})
+    assert values(tag, {"orders": as_table(frame)}, catalogue=one) == {"a": ("y", "w", "x"), "b": ("y", "w", "x")}
 
 
 def test_a_whole_chain_does_not_overflow():
@@ -482,6 +496,8 @@ def test_what_the_workspace_lacks_is_not_computable():
     (ColumnTag(name="t", from_="members.birth_date"), "is a date"), (FlagTag(name="t", when="x > 1"), "expression of metrics"),
     (AffinityTag(name="t", source="line", by="channel", days=9), "Did you mean 'lines'"),
     (AffinityTag(name="t", source="orders", by="net_cents / 2", days=9), "must be texts"),
+    (AffinityTag(name="t", source="orders", by="channel", days=9, top=0), "from 1 to 20"),
+    (SequenceTag(name="t", first={"source": "lines"}, then={"source": "orders"}, same="product_id", days=9), "no column 'product_id'"),
     (AffinityTag(name="t", source="orders", by="channel", of="channel", days=9), "must be a number"),
     (SequenceTag(name="t", first={"source": "lines"}, then={"source": "lines"}, same="products.category", days=9), "column of the tables themselves"),
     (ScoreTag(name="t", model="m", valid_for="3 weeks"), "must be days such as 90d")])

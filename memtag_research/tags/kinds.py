@@ -28,7 +28,7 @@ from ..data.contracts import contracts
 from ..data.engine import days_between, to_frame, total
 from ..data.workspace import GRAINS
 from .definition import Catalogue, Tag
-from .rows import Known
+from .rows import Known, columns_of
 
 # %% ../../nbs/tags/05_kinds.ipynb #e9d5eab5
 def value_table(
@@ -111,7 +111,7 @@ def _latest(value): return ibis.desc(value, nulls_first=False)
 def _needs(column, table, name, tag):
     "The table has the column; else the reason why not."
     if column in table.columns: return
-    declared = contracts()[name].columns if name in contracts() else table.columns
+    declared = columns_of(name)
     if column not in declared:
         raise DefinitionError(f"{tag.name}: the table {name} has no column {column!r}.{did_you_mean(column, declared)}")
     raise NotComputable(f"{tag.name} needs the column {name}.{column}, which is not mapped in this workspace.")
@@ -119,6 +119,7 @@ def _needs(column, table, name, tag):
 # %% ../../nbs/tags/05_kinds.ipynb #1b7c7fa4
 _WEIGHT = 2 ** 20     # what a row of the last known day weighs
 _TGI = 10 ** 6        # TGI is compared in millionths
+_MOST_VALUES = 20     # values that an affinity tag may list
 
 def _whole(value, tag):
     "Amounts as whole numbers: decimals without their point, floats as thousandths."
@@ -174,6 +175,7 @@ def _big(column): return column.cast("decimal(38, 0)").sum().cast("decimal(38, 0
 @_maker("affinity")
 def _affinity(tag, known, catalogue):
     "The values that a member turns to more than others do, best first."
+    if not 1 <= tag.top <= _MOST_VALUES: raise DefinitionError(f"{tag.name}: top must be from 1 to {_MOST_VALUES}, not {tag.top!r}.")
     rows = _amounts(tag, known, catalogue, tag.half_life_days)
     cells = _with_tgi(_cells(rows, days=tag.min_days > 1))
     stand_out = cells.tgi >= ceil(Fraction(str(tag.min_tgi)) * _TGI)
