@@ -151,8 +151,9 @@ def value_title(
     lang: str,   # en | zh
 ) -> str:        # its label, else the value
     "What people read for a value of a tag."
-    labels = tag.labels.get(str(value), {})
-    return labels.get(lang) or labels.get("en") or str(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    labels = tag.labels.get(text, {})
+    return labels.get(lang) or labels.get("en") or (label(f"flag_{text}", lang) if text in ("true", "false") else text)
 
 def _is_flag(values): return values.map(lambda v: v is None or isinstance(v, bool)).all()
 
@@ -164,14 +165,13 @@ def _cells(tag, frame):
 
 def _long(audience, tags, frame, lang):
     "member_id, tag_group, tag, value, flag: a row for each value of each tag; the segment itself where no tag is asked for."
-    if not tags:
-        return frame[["member_id"]].assign(tag_group=label("segment", lang), tag=title_of(audience.segment, lang), value="true", flag=True)
-    parts = []
+    yes, parts = label("flag_true", lang), []
+    if not tags: return frame[["member_id"]].assign(tag_group=label("segment", lang), tag=title_of(audience.segment, lang), value=yes, flag=True)
     for t in (audience.catalogue.tags[n] for n in tags):
         cells = _cells(t, frame)
         flag = bool(len(cells)) and _is_flag(cells.value)
         if flag: cells = cells[cells.value.astype(bool)]
-        values = "true" if flag else cells.value.map(lambda v, t=t: value_title(t, v, lang))
+        values = yes if flag else cells.value.map(lambda v, t=t: value_title(t, v, lang))
         group = label(f"tag_class_{t.class_}", lang)
         parts.append(cells[["member_id"]].assign(tag_group=group, tag=title_of(t, lang), value=values, flag=flag))
     return pd.concat(parts, ignore_index=True)
@@ -185,8 +185,9 @@ def _wide(audience, tags, frame, lang, people):
 
 def _cell(tag, value, lang, people):
     "A value as it stands in a cell; a list as one text."
+    value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, (list, tuple, np.ndarray)): return ", ".join(str(_cell(tag, v, lang, people)) for v in value)
-    return value_title(tag, value, lang) if people and isinstance(value, str) else value
+    return value_title(tag, value, lang) if people and isinstance(value, (str, bool)) else value
 
 # %% ../../nbs/tags/11_export.ipynb #30b4b815
 def _wecom(audience, rows, lang):
