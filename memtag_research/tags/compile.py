@@ -16,6 +16,7 @@ from datetime import date, timedelta
 from fractions import Fraction
 
 import ibis
+import ibis.expr.operations as ops
 import pandas as pd
 
 from ..core import DefinitionError, NotComputable, check_as_of, did_you_mean
@@ -26,7 +27,7 @@ from .graph import closure, levels, needs, section_of
 from .cubes import add_up
 from .definition import Catalogue
 from .expression import parse, quantile_call, to_ibis
-from .kinds import value_table
+from .kinds import undeclared, value_table
 from .rows import Known, metric_columns, stored
 
 # %% ../../nbs/tags/07_compile.ipynb #4b63e84e
@@ -48,6 +49,10 @@ class Compiled:
     def to_frame(self) -> pd.DataFrame: "All members, in memory, by member_id."; return to_frame(self.expr.order_by("member_id"))
 
 # %% ../../nbs/tags/07_compile.ipynb #32917c06
+def _project(table, columns):
+    "`table.select`, of columns that are bound to the table already: Ibis need not look for what they mean."
+    return ops.Project(table, {n: c.op() for n, c in columns.items()}).to_expr()
+
 class _Build:
     "The table as it grows."
     def __init__(self, catalogue, known, lists=None):
@@ -77,7 +82,7 @@ class _Build:
         for name, make in makers.items():
             try: made[name] = make()
             except NotComputable as e: self.gaps[name] = str(e)
-        if made: self.set(self.table.select(**{n: c for n, c in self.columns.items() if keep is None or n in keep}, **made))
+        if made: self.set(_project(self.table, {n: c for n, c in self.columns.items() if keep is None or n in keep} | made))
 
 # %% ../../nbs/tags/07_compile.ipynb #dbd0c08d
 def _ranks(build, key, text, among=""):
@@ -85,17 +90,22 @@ def _ranks(build, key, text, among=""):
     def value():
         x = build.bind(text)
         return ibis.ifelse(build.bind(among), x, ibis.null(x.type())) if among else x
-    def rank(): return ibis.ifelse((x := value()).notnull(), ibis.rank().over(ibis.window(order_by=x)).cast("int64"), ibis.null("int64"))
-    return {f"{key}.rank": rank, f"{key}.n": lambda: value().count().over(ibis.window())}
+    return {f"{key}.rank": lambda: ibis.rank().over(ibis.window(order_by=value())), f"{key}.n": lambda: value().count().over(ibis.window())}
 
-def _rank_class(build, key, shares, values):
-    "The value of each class, low to high; null without a rank."
+def _rank_and_n(build, key):
     if (why := build.gaps.get(f"{key}.rank")): raise NotComputable(why)
-    rank, n = build.columns[f"{key}.rank"], build.columns[f"{key}.n"]
-    cases = [(rank * s.denominator < n * s.numerator, v) for s, v in zip(shares, values)]
-    return ibis.cases(*cases, (rank.notnull(), values[-1]), else_=ibis.null(ibis.literal(values[-1]).type()))
+    return build.columns[f"{key}.rank"], build.columns[f"{key}.n"]
 
-def _shares(tag_shares, n): return [Fraction(str(s)) for s in tag_shares] or [Fraction(i, n) for i in range(1, n)]
+def _equal_class(build, key, k):
+    "The class from 0 on, of k with equal shares; k for members without a value."
+    rank, n = _rank_and_n(build, key)
+    return rank * k // n.nullif(0)
+
+def _shared_class(build, key, shares, values):
+    "The value of each class, low to high; null for members without a value."
+    rank, n = _rank_and_n(build, key)
+    cases = [(rank * s.denominator < n * s.numerator, v) for s, v in zip(map(Fraction, map(str, shares)), values)]
+    return ibis.cases(*cases, (rank < n, values[-1]), else_=ibis.null("string"))
 
 # %% ../../nbs/tags/07_compile.ipynb #6764f017
 def _number(build, tag):
@@ -113,12 +123,15 @@ def _rules(build, tag):
 
 def _quantile(build, tag):
     "The value of a member's class; `otherwise` for those who are not classed."
-    if tag.freeze == "never": value = _rank_class(build, tag.name, _shares(tag.shares, len(tag.values)), tag.values)
+    if tag.freeze == "never" and tag.shares: value = _shared_class(build, tag.name, tag.shares, tag.values)
+    elif tag.freeze == "never":
+        value = _equal_class(build, tag.name, len(tag.values)).cases(*enumerate(tag.values), else_=ibis.null("string"))
     else:
         x, cuts = build.bind(tag.metric), build.known.parameter(f"{tag.name}.cuts")
         value = ibis.cases(*[(x <= cut, v) for cut, v in zip(cuts, tag.values)], (x.notnull(), tag.values[-1]), else_=ibis.null("string"))
     return ibis.ifelse(build.bind(tag.among), value, tag.otherwise or ibis.null("string")) if tag.among else value
 
+# %% ../../nbs/tags/07_compile.ipynb #eb9431a1
 def _cluster(build, tag):
     "The name of the nearest centre."
     index = cluster_expression(build.known.parameter(f"{tag.name}.centres"), [build.bind(m) for m in tag.metrics])
@@ -167,8 +180,8 @@ def _level(build, names, later):
         for use, text in (tag.uses.items() if tag.kind == "rules" else ()):
             key, call = f"{name}.{use}", quantile_call(parse(text))
             if call: ranks |= _ranks(build, key, call[0].text)
-            uses[key] = (lambda key=key, n=call[1]: _rank_class(build, key, _shares((), n), list(range(1, n + 1)))) if call else (
-                lambda text=text: build.bind(text))
+            if call: uses[key] = lambda key=key, n=call[1]: _equal_class(build, key, n).nullif(n) + 1
+            else: uses[key] = lambda text=text: build.bind(text)
         makers[name] = lambda tag=tag: _tag(build, tag)
     build.add(ranks)
     build.add(uses)
@@ -253,14 +266,16 @@ def _said(known, catalogue, asked):
     "Warnings; a date before everything is refused."
     logs = {s.table for s in catalogue.sources.values() if s.table not in ("members", "tier_history", "scores")}
     spans = _spans(known, sorted(logs))
-    if not spans: return []
+    entries = [undeclared(catalogue.tags[n], known) for n in asked["tags"] if catalogue.tags[n].kind == "assigned"]
+    entries = [said for said in entries if said]
+    if not spans: return entries
     first, last = min(s[0] for s in spans.values()), max(s[1] for s in spans.values())
     if known.as_of <= first: raise NotComputable(f"as_of {known.as_of} is before all that is known: {', '.join(spans)} run from {first} "
                                                  f"to {last}, and as_of is the exclusive end. Take {first + timedelta(days=1)} or later.")
     out, gap = [], (known.as_of - timedelta(days=1) - last).days
     due = max((_DUE[catalogue.tags[n].refresh] for n in asked["tags"]), default=1)
     if gap > max(due, 1): out.append(f"as_of {known.as_of} is {gap} days after the last row ({last}): who bought till the end looks quiet.")
-    return out + _short(known, catalogue, spans)
+    return out + _short(known, catalogue, spans) + entries
 
 def _short(known, catalogue, spans):
     "Windows that are longer than the data."

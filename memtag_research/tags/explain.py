@@ -139,8 +139,8 @@ def _rules(why, tag):
     return decided
 
 def _rank(why, key, x):
-    if why.row.get(f"{key}.rank") is not None:
-        why.say("rank", 1, below=_shown(why.row[f"{key}.rank"]), n=_shown(why.row[f"{key}.n"]), x=x)
+    below, n = why.row[f"{key}.rank"], why.row[f"{key}.n"]
+    if below < n: why.say("rank", 1, below=_shown(below), n=_shown(n), x=x)   # without a value it comes after all
 
 def _quantile(why, tag):
     "Where the member stands among those that count."

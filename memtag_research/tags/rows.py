@@ -344,4 +344,5 @@ def metric_columns(
         for grouped in (g for g in found if g is not None): table = table.left_join(grouped, table.member_id == grouped[grouped.columns[0]])
     if missing and gaps is None: raise NotComputable("; ".join(f"metric {m}: {why}" for m, why in missing.items()))
     if gaps is not None: gaps.update(missing)
-    return table.select("member_id", **{n: _finish(known, m, [table[c] for c in cs]) for n, (m, cs) in made.items()})
+    columns = {n: _finish(known, m, [table[c] for c in cs]) for n, (m, cs) in made.items()}
+    return table.select("member_id", **columns)
