@@ -578,3 +578,10 @@ def test_spark_gives_the_same_cell_for_cell(spark):
     for ours, theirs in zip(stacked(world("cut")), stacked(there)):
         assert len(ours) > 100
         pd.testing.assert_frame_equal(ours, theirs, check_exact=True, check_dtype=False)
+
+
+def test_a_compilation_warns_of_values_that_nobody_declared():
+    from memtag_research.tags.compile import compile_tags
+    says = compile_tags(CATALOGUE, world("whole"), AS_OF, tags=["interest", "promotion_lover", "price_level"]).warnings
+    assert len(says) == 2 and says[0].startswith("interest: ") and "fru****bles" in says[0] and "vegetables" not in says[0]
+    assert says == compile_tags(CATALOGUE, world("poison"), AS_OF, tags=["interest", "promotion_lover", "price_level"]).warnings

@@ -338,7 +338,8 @@ def undeclared(
     known: Known,  # the programme at a date
 ) -> str:          # one sentence, or nothing
     "What was assigned with values that the tag does not declare, and was therefore left out."
-    rows = _entries(tag, known)
+    try: rows = _entries(tag, known)
+    except NotComputable: return ""
     rows = rows.filter(ibis.coalesce(rows.value, "").notin(_declared(tag)))
     rows = rows.select(value=ibis.coalesce(rows.value, "")).group_by("value").agg(n=lambda t: t.count()).order_by("value").execute()
     if not len(rows): return ""
