@@ -9,12 +9,13 @@ import tag_world as world
 from pandas.testing import assert_frame_equal
 from test_tags_rows import METRICS, SOURCES, engine_tables
 
-from memtag_research.core import DefinitionError, NotComputable
+from memtag_research.core import DefinitionError, NotComputable, ParameterError
 from memtag_research.data.engine import connect
 from memtag_research.tags import rows
 from memtag_research.tags.catalogues import read_catalogue, write_catalogue
 from memtag_research.tags.compile import compile_many, compile_tags
 from memtag_research.tags.definition import Catalogue
+from memtag_research.tags.explain import explain_tag
 from memtag_research.tags.expression import evaluate, parse
 
 AS_OF = world.AS_OF
@@ -292,3 +293,32 @@ def test_threads_do_not_matter(members):
     for threads in (1, 2, 3):
         con = connect(threads=threads)
         same(frame(compile_tags(CATALOGUE, world.in_engine(some, con), AS_OF, tags)), members[tags])
+
+
+# --- why --------------------------------------------------------------------------------------------------------------
+
+
+def test_explanations_give_the_value_and_what_it_stands_on(tables, members, whole):
+    "For some members of every tag: the table's value, clauses that the evaluator confirms, numbers of the table; no id."
+    rows = values(members, whole.parameters)
+    for name, tag in CATALOGUE.tags.items():
+        for value in list(members[name].dropna().unique())[:2]:
+            member = members.index[members[name] == value][0]
+            for lang in ("en", "zh"):
+                why = explain_tag(CATALOGUE, tables, AS_OF, name, member, lang=lang)
+                assert why.value == plain(value) and member not in why.text + why._repr_html_(), name
+            assert tag.kind != "rules" or why.decided == value
+            for step in why.steps:
+                assert all(rows[member][n] == pytest.approx(v) for n, v in step.numbers.items() if n in rows[member] and v is not None), (name, step)
+                if step.truth != "" and step.text in (tag.support, tag.valid_while, getattr(tag, "when", "")):
+                    assert evaluate(parse(step.text), rows[member], AS_OF) == step.truth
+
+
+def test_windows_in_explanations_are_days(tables, members):
+    text = explain_tag(CATALOGUE, tables, AS_OF, "falling", members.index[0]).text
+    assert "count orders, days 2023-12-11 to 2024-03-09" in text and "count orders, days 2023-09-12 to 2023-12-10" in text
+
+
+def test_a_stranger_has_no_explanation_and_stays_masked(tables):
+    with pytest.raises(ParameterError, match=r"M99\*\*\*\*9999 is no member"):
+        explain_tag(CATALOGUE, tables, AS_OF, "frequent", "M9999999999")
