@@ -29,7 +29,7 @@ def evaluate_tag(
 ) -> tuple:               # (value, all values by name, the rule that decided)
     "The value of a tag for one row of values."
     c = closure(catalogue, [name])
-    values = {**{n: None for n in (*c.parameters, *c.metrics, *c.tags)}, **_constants(c, as_of)}
+    values = {n: None for n in (*c.metrics, *c.tags)} | _constants(c, given, as_of)
     values |= {n: v for n, v in given.items() if n != name}
     decided = ""
     for node in [n for level in levels(c, [name]) for n in level]:
@@ -38,11 +38,11 @@ def evaluate_tag(
         else: values[node], decided = _tag_value(c.tags[node], values, given, as_of)
     return values[name], values, decided
 
-def _constants(c, as_of):
-    "Values of parameters: constants, fallbacks, and expressions of them."
-    out = {n: p.fallback if p.calibrate else p.value for n, p in c.parameters.items() if not p.expr}
+def _constants(c, given, as_of):
+    "Values of parameters: given ones, constants, fallbacks, and expressions of them."
+    out = {n: given.get(n, p.fallback if p.calibrate else p.value) for n, p in c.parameters.items() if not p.expr or n in given}
     for _, n in ordered([("parameters", n) for n in c.parameters], lambda node: [t for t in needs(c, *node) if t[0] == "parameters"]):
-        if c.parameters[n].expr: out[n] = evaluate(parse(c.parameters[n].expr), out, as_of)
+        if n not in out: out[n] = evaluate(parse(c.parameters[n].expr), out, as_of)
     return out
 
 def _tag_value(tag, values, given, as_of):
