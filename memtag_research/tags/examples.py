@@ -76,6 +76,8 @@ def _problem(catalogue, tag, known, example):
     "What is wrong with one example; None where it holds."
     if "is" not in example: return "needs `is`: the value that the tag has then."
     given = {n: v for n, v in example.items() if n not in ("is", "as_of")}
+    if isinstance(tag, RulesTag) and example["is"] not in (None, *tag.values):
+        return f"{_shown(example['is'])!r} is none of the tag's values.{did_you_mean(str(example['is']), tag.values)}"
     stranger = next((n for n in given if n not in known), None)
     if stranger: return f"the tag does not stand on {stranger!r}.{did_you_mean(stranger, known)}"
     try:
