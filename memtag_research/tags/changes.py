@@ -43,7 +43,7 @@ def split(
     rows: pd.DataFrame,  # before, after (booleans: in the snapshot), a column a step (text, null unknown), members
 ) -> tuple:              # values (a row a value), moves (from, to, part, members)
     "Whole and parts of one tag's change."
-    rows = rows.fillna({c: _UNKNOWN for c in _COLUMNS})
+    rows = rows.assign(**{c: rows[c].astype(object).where(rows[c].notna(), _UNKNOWN) for c in _COLUMNS})
     both, gone, come = rows[rows.before & rows.after], rows[rows.before & ~rows.after], rows[~rows.before & rows.after]
     count = lambda part, column: part.groupby(column).members.sum()
     out = {"before": count(rows[rows.before], "stored"), "after": count(rows[rows.after], "restored"),

@@ -774,3 +774,4 @@ def _check(root):
         except MemtagError as e: yield str(e)
     try: KeyMap(root).read()
     except MemtagError as e: yield str(e)
+    if (Path(root) / "data" / ".forgetting.json").exists(): yield f"forgetting was interrupted. Finish it: memtag forget -w {root}"

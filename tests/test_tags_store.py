@@ -1,0 +1,473 @@
+"""The store: snapshots whole or not at all, nothing overwritten, damage named; refresh, history and logs against plain Python."""
+
+import errno
+import json
+import multiprocessing
+import os
+import shutil
+import subprocess
+from datetime import date, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memtag_research.core import MemtagError, NotComputable, ParameterError
+from memtag_research.data.privacy import KeyMap, writing_tags
+from memtag_research.data.simulate import make_programme
+from memtag_research.data.workspace import open_workspace
+from memtag_research.tags import store as module
+from memtag_research.tags.catalogues import read_catalogue
+from memtag_research.tags.compile import compile_tags
+from memtag_research.tags.store import Store, all_tables, assign, assign_many, put_scores, refresh, revoke, take_snapshot
+
+TEXT = """
+sources:
+  orders: {table: orders}
+  lines: {table: order_lines, join: {products: product_id}}
+metrics:
+  orders_all: {source: orders, agg: count, days: all}
+  recency: {source: orders, agg: days_since_last, days: all}
+  spend: {source: orders, agg: sum, of: net_cents, days: all}
+parameters:
+  gap: {calibrate: quantile, of: recency, q: 0.5, min_n: 20, freeze: quarterly}
+tags:
+  bought: {class: behaviour, kind: flag, when: orders_all > 0}
+  orders: {class: behaviour, kind: number, metric: orders_all}
+  rhythm: {class: behaviour, kind: rules, refresh: monthly, valid_for: 40d, values: {fresh: recency <= gap, old: recency > gap}}
+  weekly: {class: behaviour, kind: number, metric: orders_all, refresh: weekly, valid_while: recency <= 30}
+  fixed: {class: behaviour, kind: number, metric: recency, refresh: static}
+  level: {class: consumption, kind: quantile, metric: spend, values: [low, mid, high], refresh: quarterly, freeze: quarterly}
+  taste: {class: interest, kind: affinity, source: lines, by: products.category, days: all, min_tgi: 100, min_rows: 1, top: 3}
+  vip: {class: value, kind: assigned, channels: [manual, import], precedence: [manual, import], values: [gold, black]}
+  known: {class: value, kind: assigned, channels: [manual, guide], precedence: [manual, guide]}
+  risk: {class: lifecycle, kind: score, model: churn, values: {high: 0.5, low: 0}}
+"""
+CATALOGUE = read_catalogue(TEXT)
+DAY = date(2023, 9, 1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_programme(120, "2023-01-01", "2024-01-01", seed=5, directory=tmp_path_factory.mktemp("made") / "ws").workspace.root
+
+
+@pytest.fixture
+def ws(made, tmp_path):
+    shutil.copytree(made, tmp_path / "ws", symlinks=True)
+    return open_workspace(tmp_path / "ws")
+
+
+def by_id(ws, table):
+    "A snapshot's table by member id, in pandas."
+    frame = table.execute()
+    return frame.assign(member_id=KeyMap(ws.root).ids_for(frame.member_key)).drop(columns="member_key").set_index("member_id").sort_index()
+
+
+def plain(column):
+    "A column as Python values; lists as lists, null as None."
+    return [list(v) if isinstance(v, (list, np.ndarray)) else None if pd.isna(v) else v for v in column.astype(object)]
+
+
+def everything(root):
+    "Every file under tags and what it holds, locks apart."
+    return {p.relative_to(root).as_posix(): p.read_bytes() for p in (root / "tags").rglob("*") if p.is_file() and p.name != ".lock"}
+
+
+# --- a snapshot
+
+def test_a_snapshot_holds_what_was_compiled_under_keys(ws):
+    got = take_snapshot(ws, CATALOGUE, DAY)
+    want = compile_tags(CATALOGUE, ws, DAY).to_frame().set_index("member_id").sort_index()
+    have = by_id(ws, got.table(ws.con))
+    for tag in got.tags:
+        assert plain(have[tag]) == plain(want[tag]), tag
+    assert list(have.index) == list(want.index) and got.rows == len(want)
+    keys = got.table().member_key.execute()
+    assert keys.is_monotonic_increasing and keys.is_unique
+    assert got.tags["bought"]["values"] == {str(v).lower(): n for v, n in want.bought.value_counts().items()}
+    assert got.tags["taste"]["type"] == "list" and got.tags["orders"]["type"] == "number" and got.tags["bought"]["type"] == "boolean"
+    assert (got.counts().groupby("tag").members.sum()[["bought", "rhythm", "level"]] == got.rows).all()
+    assert not any(i in str(everything(ws.root)[f"tags/as_of={DAY}/run={got.run}/manifest.json"]) for i in want.index[:5])
+
+
+def test_private_and_append_only(ws):
+    first = take_snapshot(ws, CATALOGUE, DAY)
+    before = everything(ws.root)
+    second = take_snapshot(ws, CATALOGUE, DAY, force=True)
+    assert second.run > first.run and Store(ws).runs(DAY) == [first.run, second.run] and Store(ws).snapshot().run == second.run
+    after = everything(ws.root)
+    changed = [name for name, raw in before.items() if after[name] != raw]
+    assert changed == [f"tags/as_of={DAY}/current"]
+    for path in (ws.root / "tags").rglob("*"):
+        if path.name != ".lock": assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_equal_inputs_are_recognised_and_others_are_not(ws):
+    take = lambda **more: take_snapshot(ws, CATALOGUE, DAY, ["bought", "vip"], **more)
+    first = take()
+    assert take().unchanged and take().run == first.run
+    somebody = ws.table("members").filter(lambda t: t.local_date < "2023-06-01").member_id.min().execute()
+    assign(ws, CATALOGUE, "vip", somebody, "gold", ts="2023-07-01")
+    assert not (second := take()).unchanged
+    other = read_catalogue(TEXT.replace("when: orders_all > 0", "when: orders_all >= 1"))
+    third = take_snapshot(ws, other, DAY, ["bought", "vip"])
+    assert not third.unchanged
+    assert take().run == second.run and Store(ws).snapshot().run == second.run     # it counts again, without a run
+
+
+def test_what_cannot_be_computed_is_said(ws):
+    (ws.folder / "manifest.json").write_text(json.dumps({**ws.manifest, "tables": {n: t for n, t in ws.manifest["tables"].items() if n != "scores"}}))
+    bare = open_workspace(ws.root)
+    got = take_snapshot(bare, CATALOGUE, DAY, ["bought", "risk"])
+    assert list(got.tags) == ["bought"] and "scores" in got.manifest["not_computable"]["risk"] and "risk" in str(got)
+    with pytest.raises(NotComputable, match="scores"): take_snapshot(bare, CATALOGUE, DAY, ["risk"])
+    with pytest.raises(ParameterError, match="Did you mean 'bought'"): take_snapshot(ws, CATALOGUE, DAY, ["bougt"])
+
+
+# --- damage
+
+def cut(path): path.write_bytes(path.read_bytes()[:-7])
+
+
+def turn(path):
+    "Another byte in the middle; the size stays."
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(bytes(raw))
+
+
+@pytest.mark.parametrize("name", ["tags.parquet", "manifest.json", "../current"])
+@pytest.mark.parametrize("harm", [cut, turn, os.unlink])
+def test_damage_is_named_with_what_to_do_and_mended_by_the_next_run(ws, name, harm):
+    take_snapshot(ws, CATALOGUE, date(2023, 8, 1), ["bought"])
+    got = take_snapshot(ws, CATALOGUE, DAY, ["bought"])
+    path = (got.folder / name).resolve()
+    harm(path)
+    store = Store(ws)
+    if name == "../current" and harm is os.unlink:      # without it there is no snapshot of the date; the run is there still
+        assert store.dates() == [date(2023, 8, 1)]
+    else:
+        problems = store.check()
+        assert any(str(path) in p or name == "../current" for p in problems) and all(f"as_of={DAY}" in p and f"memtag tag run --as-of {DAY}" in p for p in problems)
+        if harm is not turn:                              # what kept its size is found by checksum only
+            with pytest.raises(MemtagError, match="memtag tag run --as-of 2023-09-01"): store.snapshot(DAY).table()
+    assert store.snapshot("2023-08-01").rows and store.tags_as_of("2023-08-15", ["bought"]).count().execute()
+    again = take_snapshot(ws, CATALOGUE, DAY, ["bought"], force=harm is turn)
+    assert store.snapshot(DAY).run == again.run and store.snapshot(DAY).table().count().execute() == again.rows
+
+
+def test_a_damaged_key_map_is_named(ws):
+    take_snapshot(ws, CATALOGUE, DAY, ["bought"])
+    cut(ws.root / "tags/keys.parquet")
+    assert "bring it back from a backup" in Store(ws).check()[0]
+    with pytest.raises(MemtagError, match="only link"): take_snapshot(ws, CATALOGUE, DAY, ["bought"], force=True)
+
+
+# --- a full disk, other writers, killed ones
+
+def visible(ws): return {d: Store(ws).snapshot(d).run for d in Store(ws).dates()}
+
+
+@pytest.mark.parametrize("where", ["to_parquet", "write_table", "fsync", "rename", "replace"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_full_disk_changes_nothing(ws, monkeypatch, where, nth):
+    take_snapshot(ws, CATALOGUE, date(2023, 8, 1), ["bought"])
+    before, calls = visible(ws), []
+    holder = {"to_parquet": type(ws.con), "write_table": module.pq, "fsync": os, "rename": os, "replace": os}[where]
+    real = getattr(holder, where)
+
+    def full(*args, **more):
+        calls.append(1)
+        if len(calls) == nth: raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*args, **more)
+
+    monkeypatch.setattr(holder, where, full)
+    try: take_snapshot(ws, CATALOGUE, DAY, ["bought"])
+    except MemtagError as e:
+        monkeypatch.undo()
+        assert "No space left on device" in str(e) and visible(ws) == before
+    monkeypatch.undo()
+    take_snapshot(ws, CATALOGUE, DAY, ["bought"])
+    assert Store(ws).check() == [] and date(2023, 9, 1) in visible(ws)
+    assert not list((ws.root / "tags").rglob(".new-*"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
+def test_a_disk_that_is_really_full(made, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", disk], capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+    try:
+        shutil.copytree(made, disk / "ws", symlinks=True)
+        ws = open_workspace(disk / "ws")
+        take_snapshot(ws, CATALOGUE, DAY, ["bought"])
+        before, room = visible(ws), shutil.disk_usage(disk).free
+        (disk / "ballast").write_bytes(bytes(max(0, room - 8192)))
+        with pytest.raises(MemtagError, match="cannot write to|No space"): take_snapshot(ws, CATALOGUE, date(2023, 10, 1), list(CATALOGUE.tags))
+        assert visible(ws) == before
+        (disk / "ballast").unlink()
+        assert take_snapshot(ws, CATALOGUE, date(2023, 10, 1)).rows and Store(ws).check() == []
+    finally: subprocess.run(["umount", disk], check=True)
+
+
+def hold(root, begun, done):
+    with writing_tags(root):
+        begun.set()
+        done.wait(30)
+
+
+def test_a_second_writer_is_told(ws):
+    begun, done = multiprocessing.Event(), multiprocessing.Event()
+    other = multiprocessing.get_context("fork").Process(target=hold, args=(ws.root, begun, done))
+    other.start()
+    try:
+        assert begun.wait(30)
+        for write in (lambda: take_snapshot(ws, CATALOGUE, DAY, ["bought"]), lambda: KeyMap(ws.root).add(["x"])):
+            with pytest.raises(MemtagError, match="another writer of tags of this workspace is running"): write()
+    finally: other.kill(), other.join()
+    assert take_snapshot(ws, CATALOGUE, DAY, ["bought"]).rows     # the lock died with its holder
+
+
+class Killed(BaseException):
+    "Stands for SIGKILL."
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_killed_around_the_rename(ws, monkeypatch, late):
+    real = os.rename
+    def dies(a, b):
+        if late: real(a, b)
+        raise Killed
+    monkeypatch.setattr(os, "rename", dies)
+    if not late: monkeypatch.setattr(shutil, "rmtree", lambda *a, **k: None)      # a killed process cleans nothing up
+    with pytest.raises(Killed): take_snapshot(ws, CATALOGUE, DAY, ["bought"])
+    monkeypatch.undo()
+    assert Store(ws).dates() == []
+    got = take_snapshot(ws, CATALOGUE, DAY, ["bought"])
+    assert got.unchanged is late and len(Store(ws).runs(DAY)) == 1 and not list((ws.root / "tags").rglob(".new-*"))
+
+
+# --- frozen parameters
+
+def test_a_frozen_value_is_the_first_of_its_period(ws):
+    first = take_snapshot(ws, CATALOGUE, DAY, ["rhythm", "level"])
+    listed = Store(ws).parameters()
+    assert set(listed.name) == {"gap", "level.cuts"} and set(listed["at"]) == {"2023-07-01"}
+    value = first.manifest["parameters"]["gap"]["value"]
+    _lose_orders(ws)                                     # the past looks another way today
+    ws = open_workspace(ws.root)
+    second = take_snapshot(ws, CATALOGUE, DAY, ["rhythm", "level"])
+    assert second.manifest["parameters"]["gap"]["value"] == value and not second.unchanged
+    loose = compile_tags(CATALOGUE, ws, DAY, ["rhythm"]).parameters["gap"].value
+    assert loose != value                                # what it would have been without the store
+    third = take_snapshot(ws, CATALOGUE, date(2023, 10, 1), ["rhythm"])
+    assert third.manifest["parameters"]["gap"]["at"] == "2023-10-01" and len(Store(ws).parameters()) == 3
+    changed = read_catalogue(TEXT.replace("q: 0.5", "q: 0.6"))
+    assert take_snapshot(ws, changed, DAY, ["rhythm"]).manifest["parameters"]["gap"]["value"] != value   # another definition
+
+
+def _lose_orders(ws, before="2023-06-01"):
+    "A new version of the data without the orders of spring."
+    path = ws.folder / "orders.parquet"
+    kept = ws.table("orders").filter(lambda t: t.local_date >= before).to_pyarrow()
+    module.pq.write_table(kept, path)
+    manifest = json.loads((ws.folder / "manifest.json").read_text())
+    (ws.folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": "0" * 64}))
+
+
+# --- many dates, and only what is due
+
+def test_backfill_is_the_same_as_one_by_one_and_goes_on_where_it_stopped(ws, monkeypatch):
+    days, tags = [date(2023, m, 1) for m in (5, 6, 7, 8)], ["bought", "orders", "rhythm", "level"]
+    real, count = module._publish, []
+    def dies(*args):
+        count.append(1)
+        if len(count) == 3: raise Killed
+        return real(*args)
+    monkeypatch.setattr(module, "_publish", dies)
+    with pytest.raises(Killed): Store(ws).backfill(CATALOGUE, days, tags)
+    monkeypatch.undo()
+    assert Store(ws).dates() == days[:2]
+    all_ = Store(ws).backfill(CATALOGUE, reversed(days), tags)
+    assert [s.unchanged for s in all_] == [True, True, False, False] and [s.as_of for s in all_] == days
+    for snapshot in all_:
+        one = take_snapshot(ws, CATALOGUE, snapshot.as_of, tags, force=True)
+        assert one.table().execute().astype(str).equals(snapshot.table().execute().astype(str))
+
+
+def test_refresh_computes_what_is_due_and_carries_the_rest(ws):
+    tags = ["bought", "rhythm", "weekly", "fixed", "level"]
+    start = date(2023, 7, 5)
+    refresh(ws, CATALOGUE, start, tags)
+    last = dict.fromkeys(tags, start)
+    for day in [start + timedelta(n) for n in (6, 7, 28, 100)]:
+        made = refresh(ws, CATALOGUE, day, tags)
+        due = {"bought": True, "fixed": False, "weekly": (day - last["weekly"]).days >= 7, "rhythm": day.month != last["rhythm"].month,
+               "level": (day.month - 1) // 3 != (last["level"].month - 1) // 3}
+        last = {t: day if due[t] else last[t] for t in tags}
+        assert {t: a["computed_as_of"] for t, a in made.tags.items()} == {t: str(d) for t, d in last.items()}, day
+        assert refresh(ws, CATALOGUE, day, tags).unchanged
+        have, recency = by_id(ws, made.table(ws.con)), compile_tags(CATALOGUE, ws, day, metrics=["recency"], tags=[]).to_frame().set_index("member_id").recency
+        for tag in tags:
+            then = compile_tags(CATALOGUE, ws, last[tag], [tag], parameters=_frozen(ws, last[tag])).to_frame().set_index("member_id")[tag]
+            want = then.reindex(have.index)
+            if tag == "rhythm" and (day - last[tag]).days >= 40: want[:] = None
+            if tag == "weekly": want = want.where(recency.reindex(have.index) <= 30)
+            assert have[tag].astype(object).where(have[tag].notna(), None).tolist() == want.astype(object).where(want.notna(), None).tolist(), (day, tag)
+
+
+def _frozen(ws, day): return module._frozen(ws.root, CATALOGUE, day)
+
+
+def test_refresh_notices_definitions_and_late_rows(ws):
+    tags, day = ["fixed", "bought"], date(2023, 7, 5)
+    refresh(ws, CATALOGUE, day, tags)
+    changed = read_catalogue(TEXT.replace("kind: number, metric: recency, refresh: static", "kind: number, metric: recency + 1, refresh: static"))
+    assert refresh(ws, changed, day + timedelta(1), tags).tags["fixed"]["why"] == "definition changed"
+    assert refresh(ws, changed, day + timedelta(2), tags).tags["fixed"]["why"] == ""
+    _touch(ws)                                           # the same rows under another version of the data
+    ws = open_workspace(ws.root)
+    assert refresh(ws, changed, day + timedelta(3), tags).tags["fixed"]["why"] == ""
+    _lose_orders(ws)
+    late = refresh(open_workspace(ws.root), changed, day + timedelta(4), tags).tags["fixed"]
+    assert late["why"] == "late rows of orders" and late["computed_as_of"] == str(day + timedelta(4))
+
+
+def _touch(ws):
+    manifest = json.loads((ws.folder / "manifest.json").read_text())
+    (ws.folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": "1" * 64}))
+
+
+# --- history
+
+VALUES = st.sampled_from([None, None, "a", "b"])
+SERIES = st.lists(st.tuples(st.integers(1, 12), st.booleans(), st.lists(st.tuples(VALUES, VALUES), min_size=3, max_size=3), st.integers(0, 9)),
+                  min_size=1, max_size=5)
+EMPTY = "name: test\ncurrency: CNY\nzone: Asia/Shanghai\n"
+
+
+def snapshot_of(root, day, computed, frame, valid_for):
+    "A snapshot by hand: tags p (with valid_for) and q, or q alone."
+    def build(aside):
+        frame.to_parquet(aside / "tags.parquet", index=False)
+        about = {"computed_as_of": str(computed), "run": "", "valid_for": valid_for, "definition": "", "kind": "rules", "refresh": "daily",
+                 "values": {}, "unknown": 0, "type": "text"}
+        return {"tags": {t: {**about, "valid_for": valid_for if t == "p" else ""} for t in frame.columns[1:]}, "rows": len(frame), "seconds": 0,
+                "inputs": "", "not_computable": {}, "file": module._seal(aside / "tags.parquet")}
+    module._publish(root, day, build)
+
+
+@settings(max_examples=15, deadline=None)
+@given(SERIES)
+def test_history_and_snapshots_tell_the_same_both_ways(tmp_path_factory, series):
+    root = tmp_path_factory.mktemp("history")
+    (root / "memtag.yaml").write_text(EMPTY)
+    ws, day, want = open_workspace(root), date(2024, 1, 1), {}
+    with writing_tags(root):
+        for gap, whole, values, age in series:
+            day += timedelta(gap)
+            frame = pd.DataFrame({"member_key": [1, 2, 3], "p": pd.Series([v[0] for v in values], dtype="str"), "q": pd.Series([v[1] for v in values], dtype="str")})
+            if not whole: frame = frame[["member_key", "q"]].iloc[:2]
+            snapshot_of(root, day, day - timedelta(age), frame, "10d")
+            want[day] = {(k, t, v): day - timedelta(age) for t in frame.columns[1:] for k, v in zip(frame.member_key, frame[t]) if isinstance(v, str)}
+    store = Store(ws)
+    spans = [(r.member_key, r.tag, r.value, pd.Timestamp(r.valid_from).date(), None if pd.isna(r.valid_to) else pd.Timestamp(r.valid_to).date())
+             for r in store.history().execute().itertuples()]
+    day = min(want)
+    while day <= max(want) + timedelta(12):              # every day, not only those of snapshots
+        newest = max(d for d in want if d <= day)
+        held = {key for key, computed in want[newest].items() if key[1] != "p" or day < computed + timedelta(10)}
+        assert {s[:3] for s in spans if s[3] <= day and (s[4] is None or day < s[4])} == held, day
+        table = store.tags_as_of(day, by="member_key").execute() if day in want or day.day % 5 == 0 else None
+        if table is not None: assert {(k, t, v) for t in table.columns[1:] for k, v in zip(table.member_key, table[t]) if isinstance(v, str)} == held, day
+        day += timedelta(1)
+    starts = sorted((s[0], s[1], s[3], s[2], s[4]) for s in spans)
+    for one, two in zip(starts, starts[1:]):             # as few intervals as possible, none over another
+        if one[:2] == two[:2]: assert one[4] is not None and one[4] <= two[2] and (one[4] < two[2] or one[3] != two[3])
+
+
+def test_tags_as_of_by_id(ws):
+    take_snapshot(ws, CATALOGUE, DAY, ["bought", "orders"])
+    table = Store(ws).tags_as_of("2023-12-01", ["orders"]).execute().set_index("member_id").orders
+    want = compile_tags(CATALOGUE, ws, DAY, ["orders"]).to_frame().set_index("member_id").orders
+    assert table.sort_index().to_dict() == want.sort_index().to_dict()
+    with pytest.raises(NotComputable, match="no snapshot at or before 2023-08-31"): Store(ws).tags_as_of("2023-08-31")
+    with pytest.raises(ParameterError, match="Did you mean 'orders'"): Store(ws).tags_as_of(DAY, ["order"])
+
+
+# --- logs
+
+def test_assigning_and_revoking_against_a_plain_model(ws):
+    import random
+    luck, model = random.Random(7), []
+    members = sorted(ws.table("members").member_id.execute())[:4]
+    own = all_tables(ws)["assigned_tags"].count().execute()
+    for n in range(75):                                 # more than 64 files: they become one on the way
+        who, value, channel = luck.choice(members), luck.choice(["gold", "black"]), luck.choice(["manual", "import"])
+        at = pd.Timestamp("2023-01-01") + pd.Timedelta(hours=n)
+        if luck.random() < .6:
+            assign(ws, CATALOGUE, "vip", who, value, channel=channel, ts=at)
+            model.append([who, value, channel, at, None])
+        else:
+            only = value if luck.random() < .5 else None
+            hit = [e for e in model if e[0] == who and e[4] is None and (only is None or e[1] == only)]
+            if not hit:
+                with pytest.raises(ParameterError, match="could be revoked"): revoke(ws, CATALOGUE, "vip", who, only, ts=at)
+            else:
+                assert revoke(ws, CATALOGUE, "vip", who, only, ts=at) == len(hit)
+                for e in hit: e[4] = at
+    table = all_tables(ws)["assigned_tags"].filter(lambda t: t.tag == "vip").execute()
+    local = lambda moment: moment.tz_localize(ws.config.zone).tz_convert("UTC").tz_localize(None)
+    got = sorted((r.member_id, r.value, r.channel, r.ts, None if pd.isna(r.revoked_at) else r.revoked_at) for r in table.itertuples())
+    want = sorted((e[0], e[1], e[2], local(e[3]), None if e[4] is None else local(e[4])) for e in model)
+    assert [tuple(map(str, g)) for g in got] == [tuple(map(str, w)) for w in want]
+    assert all_tables(ws)["assigned_tags"].count().execute() == own + len(model)
+    assert len(list((ws.root / "tags/assigned").glob("*.parquet"))) <= 65
+
+
+def test_a_kill_while_files_become_one_doubles_nothing(ws, monkeypatch):
+    who = ws.table("members").member_id.min().execute()
+    for n in range(64): assign(ws, CATALOGUE, "vip", who, "gold", ts=f"2023-02-{n % 28 + 1:02} 0{n % 10}:00")
+    monkeypatch.setattr(Path, "unlink", lambda self, **k: (_ for _ in ()).throw(Killed()))
+    with pytest.raises(Killed): assign(ws, CATALOGUE, "vip", who, "gold", ts="2023-03-01")
+    monkeypatch.undo()
+    log = module._log(ws, "assigned")
+    assert log.count().execute() == 65 == log.entry.nunique().execute()
+
+
+def test_many_at_once_and_every_mistake_at_once(ws, tmp_path):
+    members = sorted(ws.table("members").member_id.execute())[:3]
+    path = tmp_path / "gold.csv"
+    path.write_text("member_id,value,expires_at\n" + "".join(f"{m},gold,2023-10-01\n" for m in members))
+    assert assign_many(ws, CATALOGUE, path, tag="vip", by="Anna Schmidt") == 3
+    rows = all_tables(ws)["assigned_tags"].filter(lambda t: t.tag == "vip").execute()
+    assert set(rows.channel) == {"import"}
+    assert set(rows.expires_at) == {pd.Timestamp("2023-10-01", tz=ws.config.zone).tz_convert("UTC").tz_localize(None)} and set(rows.assigned_by) == {"Anna Schmidt"}
+    assert {str(d)[:10] for d in rows.expires_date} == {"2023-10-01"}
+    wrong = pd.DataFrame({"member_id": [*members, "nobody-1"], "tag": ["vip", "bought", "vipp", "known"], "value": ["golden", None, None, "yes"],
+                          "channel": ["manual", "manual", "manual", "guide"]})
+    with pytest.raises(ParameterError) as e: assign_many(ws, CATALOGUE, wrong)
+    said = str(e.value)
+    for part in ("no value 'golden'", "bought is computed (flag)", "Did you mean 'vip'", "it is a flag", "1 of the members do not exist, such as n****1"):
+        assert part in said
+    assert "nobody-1" not in said and all_tables(ws)["assigned_tags"].filter(lambda t: t.tag == "vip").count().execute() == 3
+    with pytest.raises(ParameterError, match="not assigned through 'guide'; its channels: manual, import"):
+        assign(ws, CATALOGUE, "vip", members[0], "gold", channel="guide")
+    with pytest.raises(ParameterError, match="Did you mean 'member_id'"): assign_many(ws, CATALOGUE, pd.DataFrame({"memberid": members}), tag="vip")
+
+
+def test_assigned_tags_and_scores_reach_the_tags(ws):
+    members = sorted(ws.table("members").filter(lambda t: t.local_date < "2023-06-01").member_id.execute())[:3]
+    assign(ws, CATALOGUE, "vip", members[0], "gold", ts="2023-08-31 23:00")
+    assign(ws, CATALOGUE, "vip", members[1], "gold", ts="2023-09-01 01:00")        # local dates: on the day itself, so not yet
+    put_scores(ws, pd.DataFrame({"member_id": members, "score": [.9, .1, .7]}), "churn", "1", "2023-08-01")
+    put_scores(ws, pd.DataFrame({"member_id": members[2:], "score": [.2]}), "churn", "1", "2023-08-01")   # put again: it wins
+    frame = by_id(ws, take_snapshot(ws, CATALOGUE, DAY, ["vip", "risk"]).table(ws.con))
+    assert frame.vip.dropna().to_dict() == {members[0]: "gold"}
+    assert frame.risk.dropna().to_dict() == dict(zip(members, ["high", "low", "low"]))
+    with pytest.raises(ParameterError, match="a member has two scores"): put_scores(ws, pd.DataFrame({"member_id": members[:1] * 2, "score": [1, 2]}), "churn", as_of=DAY)
