@@ -1702,6 +1702,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'memtag_research/tags/compile.py'),
                                               'memtag_research.tags.compile._Build.constant': ( 'tags/compile.html#_build.constant',
                                                                                                 'memtag_research/tags/compile.py'),
+                                              'memtag_research.tags.compile._Build.only': ( 'tags/compile.html#_build.only',
+                                                                                            'memtag_research/tags/compile.py'),
                                               'memtag_research.tags.compile._Build.set': ( 'tags/compile.html#_build.set',
                                                                                            'memtag_research/tags/compile.py'),
                                               'memtag_research.tags.compile._Programme': ( 'tags/compile.html#_programme',

@@ -341,7 +341,7 @@ def tag_check(files, root):
     ws = open_workspace(root) if (Path(root) / "memtag.yaml").exists() or not files else None
     if files: catalogue = read_catalogue(*map(Path, files), over=shipped_catalogue(), check=True)
     else: catalogue = workspace_catalogue(ws)
-    warnings = check_catalogue(catalogue, ws)
+    warnings = check_catalogue(catalogue, {name: ws.table(name) for name in ws.tables()} if ws else None)
     for said in catalogue.replaced: click.echo(said)
     for said in warnings: click.echo(f"{click.style('warning', fg='yellow')}  {said}")
     counts = {"tags": catalogue.tags, "metrics": catalogue.metrics, "segments": catalogue.segments, "warnings": warnings}
@@ -491,13 +491,17 @@ def tag_assign(name, member, value, root, channel, expires, reason, file, revoke
 @click.argument("member")
 @_workspace_option
 @_as_of_option
-def tag_explain(name, member, root, as_of):
+@_lang_option
+def tag_explain(name, member, root, as_of, lang):
     "Why a member has the value that it has."
-    from memtag_research.tags.compile import explain_tag
-    from memtag_research.tags.store import all_tables
+    from memtag_research.tags.explain import explain_tag
+    from memtag_research.tags.graph import closure
+    from memtag_research.tags.store import _frozen, all_tables
     ws, catalogue = _open(root)
     _one(catalogue, "tags", name)
-    click.echo(explain_tag(catalogue, all_tables(ws), _day(ws, as_of), name, member))
+    day, lang = _day(ws, as_of), lang or ws.config.lang
+    frozen = _frozen(ws.root, closure(catalogue, [name]), day)
+    click.echo(explain_tag(catalogue, all_tables(ws), day, name, member, frozen, lang, zone=ws.config.zone))
 
 # %% ../nbs/40_cli.ipynb #797d0541
 def _audience(root, name, where, as_of):
@@ -543,9 +547,10 @@ def segment_size(name, root, where, as_of, fraction):
 @_workspace_option
 @_where_option
 @_as_of_option
-def segment_explain(name, member, root, where, as_of):
+@_lang_option
+def segment_explain(name, member, root, where, as_of, lang):
     "Why a member belongs to a segment or not."
-    click.echo(_audience(root, name, where, as_of).explain(member))
+    click.echo(_audience(root, name, where, as_of).explain(member, lang=lang))
 
 @segment.command("sql")
 @click.argument("name", required=False)

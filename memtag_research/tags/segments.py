@@ -37,6 +37,7 @@ from ..language import format_number, format_percent, label
 from .catalogues import read_catalogue, write_catalogue
 from .compile import compile_tags
 from .definition import Catalogue, Segment
+from .explain import explain_tag
 from .expression import check, explain, from_json_logic, parse, quantile_call, to_ibis, to_json_logic
 from .graph import closure, definition_hash, types
 from .linter import NAME
@@ -495,18 +496,28 @@ def _seen(clause):
 
 def _value_text(value): return "unknown" if value is None else repr(value) if isinstance(value, str) else str(value)
 
-_SAYS = {"rule": "the rule {}", "include": "the segment's list includes the member", "exclude": "the segment's list excludes the member",
-         "not_a_member": "no member of this id is known at the date"}
+_SAYS = {
+    "en": {"yes": "{member} belongs to {name} at {day}: {why}.", "no": "{member} does not belong to {name} at {day}: {why}.",
+           "rule yes": "the rule holds", "rule no": "the rule does not hold", "include": "the segment's list includes the member",
+           "exclude": "the segment's list excludes the member", "minus": "taken out by {}",
+           "not_a_member": "no such member is known then",
+           "held": "held out: kept out of exports, as {} of members are", "metrics": "metrics"},
+    "zh": {"yes": "会员 {member} 在 {day} 属于人群 {name}：{why}。", "no": "会员 {member} 在 {day} 不属于人群 {name}：{why}。",
+           "rule yes": "符合规则", "rule no": "不符合规则", "include": "在人群的名单之内",
+           "exclude": "在人群的除外名单之内", "minus": "因 {} 被剔除", "not_a_member": "该日期前没有此会员",
+           "held": "对照组：导出时留出（占会员 {}）", "metrics": "指标"}}
 
 def _reason_lines(why):
     "The explanation as lines of text."
-    says = _SAYS.get(why.reason, "taken out by " + why.reason).format("holds" if why.belongs else "does not hold")
-    lines = [f"{why.member} {'belongs' if why.belongs else 'does not belong'} to {why.segment.name} at {why.as_of}: {says}."]
+    say, yes = _SAYS[why.lang], "yes" if why.belongs else "no"
+    kind, _, name = why.reason.partition(" ")
+    decided = say[f"rule {yes}" if kind == "rule" else kind].format(name)
+    lines = [say[yes].format(member=why.member, name=title_of(why.segment, why.lang), day=why.as_of, why=decided)]
     for c in why.clauses:
         lines.append(f"{'  ' * (c.depth + 1)}{_truth(c.value)} {c.text}{f'   ({seen})' if (seen := _seen(c)) else ''}")
     lines += [f"  {_truth(not v)} not {n}" for n, v in why.minus.items()]
-    if why.held_out: lines.append(f"  held out: kept out of exports, as {why.segment.holdout:.0%} of members are")
-    if why.metrics: lines.append("  metrics: " + ", ".join(f"{n} = {_value_text(v)}" for n, v in why.metrics.items()))
+    if why.held_out: lines.append("  " + say["held"].format(format_percent(why.segment.holdout)))
+    if why.metrics: lines.append(f"  {say['metrics']}: " + ", ".join(f"{n} = {_value_text(v)}" for n, v in why.metrics.items()))
     return lines + ["  " + line for e in why.behind for line in str(e).splitlines()]
 
 # %% ../../nbs/tags/10_segments.ipynb #2ad3ee75
@@ -514,25 +525,26 @@ def explain_member(
     audience: Audience,
     member_id: str,
     behind: bool = True,  # explain the tags of the rule too
+    lang: str | None = None,  # en or zh; the workspace's when None
 ) -> Reasons:
     "Why a member belongs to a segment or not."
-    segment, lang = audience.segment, language_of(audience.tables)
+    segment, lang = audience.segment, lang or language_of(audience.tables)
     row = _row(audience, member_id)
     if row is None: return Reasons(segment, audience.as_of, mask(member_id), False, "not_a_member", (), {}, False, (), {}, lang)
     clauses = explain(parse(segment.where), row, audience.as_of) if segment.where else ()
     minus = {m: row.get(m) is True for m in segment.minus}
     held = bool(segment.holdout and is_drawn([member_id], segment.holdout, _seed(segment, None))[0])
     names = sorted(n for n in _names(segment) if n in audience.catalogue.tags) if behind else ()
-    tags = tuple(_behind(audience, n, member_id) for n in names)
+    tags = tuple(_behind(audience, n, member_id, lang) for n in names)
     metrics = {n: row[n] for n in sorted(_names(segment)) if n in audience.catalogue.metrics}
     return Reasons(segment, audience.as_of, mask(member_id), row[segment.name], _decided(segment, row), tuple(clauses), minus, held, tags,
                    metrics, lang)
 
-def _behind(audience, name, member_id):
+def _behind(audience, name, member_id, lang):
     "Why a tag of the rule has its value."
-    from memtag_research.tags.explain import explain_tag
-    given = all_tables(audience.tables) if isinstance(audience.tables, Workspace) else audience.tables
-    return explain_tag(audience.catalogue, given, audience.as_of, name, member_id, parameters=audience.base.parameters)
+    given, how = audience.tables, {}
+    if isinstance(given, Workspace): given, how = all_tables(given), {"zone": given.config.zone}
+    return explain_tag(audience.catalogue, given, audience.as_of, name, member_id, audience.base.parameters, lang, **how)
 
 def _row(audience, member_id):
     "A member's names and values in Python, or None where there is no such member at the date."
