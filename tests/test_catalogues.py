@@ -280,6 +280,12 @@ KIND_ERRORS = {
     "kind: sql, sql: 'SELECT member_id, current_date - :as_of AS value FROM orders'": "Take :as_of for today.",
     "kind: sql, sql: 'SELECT member_id, :asof AS value FROM orders'": "takes :as_of only, not :asof.",
     "kind: sql, sql: 'SELEC member_id FROM'": "tags.other.sql: ",
+    "kind: sql, sql: 'SELECT member_id, count(*) AS value FROM orders TABLESAMPLE 10% WHERE local_date < :as_of GROUP BY 1'": "uses tablesample, which a tag may not.",
+    "kind: sql, sql: 'WITH RECURSIVE a AS (SELECT 1) SELECT member_id, :as_of AS value FROM orders'": "may not be RECURSIVE.",
+    "kind: sql, sql: 'SELECT member_id, unnest([1]) AS value FROM orders WHERE local_date < :as_of'": "which a tag may not.",
+    "kind: sql, sql: \"SELECT 'a' AS member_id, :as_of AS value\"": "tags.other.sql: reads no table.",
+    f"kind: sql, sql: 'SELECT member_id, {'1 + ' * 6000} 1 AS value FROM orders WHERE local_date < :as_of'": "characters; at most 20,000.",
+    f"kind: sql, sql: 'SELECT member_id, {'(' * 4000}1{')' * 4000} AS value FROM orders WHERE local_date < :as_of'": "tags.other.sql: cannot be read",
 }
 
 

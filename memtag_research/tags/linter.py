@@ -442,12 +442,13 @@ def _check_rules(at, node, d):
     for name in unused: at.warn(node, ("uses", name), "is not used by any rule.")
 
 # %% ../../nbs/tags/02b_linter.ipynb #9cf9e736
-_OUTSIDE = {"now", "today", "get_current_timestamp", "transaction_timestamp", "random", "setseed", "uuid", "gen_random_uuid",
-            "getenv", "getvariable", "current_setting", "current_query", "nextval", "currval", "txid_current", "version"}
+_OUTSIDE = {"now", "today", "get_current_timestamp", "transaction_timestamp", "random", "setseed", "uuid", "uuidv4", "uuidv7",
+            "gen_random_uuid", "getenv", "getvariable", "current_setting", "current_query", "nextval", "currval", "txid_current", "version"}
 _DICE = ("Current", "Localtime", "Session", "Rand", "Uuid", "Unix")   # classes of functions whose answer changes by itself
 
 def _check_sql(at, node, d):
     def wrong(what): at.wrong(node, ("sql",), what)
+    if len(d.sql) > 20_000: return wrong(f"has {len(d.sql):,} characters; at most 20,000.")
     try: trees = [t for t in sqlglot.parse(d.sql, read="duckdb") if t is not None]
     except (sqlglot.errors.SqlglotError, RecursionError) as e:
         return wrong(f"cannot be read: {re.sub(chr(27) + r'.[0-9]*m', '', str(e)).splitlines()[0][:120]}.")
@@ -462,6 +463,7 @@ def _check_sql(at, node, d):
 
 def _check_sql_tables(tree, every, wrong):
     own = {c.alias.lower() for c in tree.find_all(exp.CTE)}
+    if not any(tree.find_all(exp.Table)): wrong("reads no table.")
     for table in tree.find_all(exp.Table):
         if not isinstance(table.this, exp.Identifier) or table.db or re.search(r"[^\w]", table.name):
             wrong(f"reads {table.sql('duckdb')[:60]}; it may read tables of the programme only.")
@@ -474,6 +476,8 @@ def _check_sql_node(found, wrong):
     if called in _OUTSIDE or (isinstance(found, exp.Func) and type(found).__name__.startswith(_DICE)):
         wrong(f"calls {called or found.key}, whose answer changes from run to run. Take :as_of for today.")
     if isinstance(found, (exp.DDL, exp.DML, exp.Command, exp.Into)) and not isinstance(found, exp.Query): wrong("must only read.")
+    if isinstance(found, (exp.Unnest, exp.Explode, exp.TableSample)): wrong(f"uses {found.key}, which a tag may not.")
+    if isinstance(found, exp.With) and found.recursive: wrong("may not be RECURSIVE.")
     if isinstance(found, exp.Placeholder) and found.name != "as_of": wrong(f"takes :as_of only, not :{found.name}.")
 
 _KINDS = {"sources": _check_source, "metrics": _check_metric, "parameters": _check_parameter, "segments": _check_segment,
