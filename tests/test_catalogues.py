@@ -851,3 +851,17 @@ def test_importing_catalogues_is_enough_for_all_of_the_contract():
     from memtag_research.tags import catalogues
     for name in ("read_catalogue", "write_catalogue", "make_catalogue", "check_catalogue", "overlay", "closure", "levels", "definition_hash", "lineage", "types", "value_type", "json_schema", "reference", "show"):
         assert callable(getattr(catalogues, name)) and name in catalogues.__all__
+
+
+TOKENS = ["null", "true", "[]", "{}", "3", "-1", "''", "x >", "else", "all", "[1, 2]", "{a: b}", "as_of", "1e300", "quantile(x, 5)", "no", "days", "frequent", "member_id", *" :{}[],'\"#&*-|>%@`!?\\\t"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.sampled_from(TOKENS), st.integers(0, 12)), min_size=1, max_size=4), st.sampled_from([GOOD, *map(with_tag, KIND_GOOD)]))
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_written_nothing_but_a_definition_error_comes(slips, text):
+    for at, token, width in slips:
+        at %= len(text)
+        text = text[:at] + token + text[at + width:]
+    try: c = read_catalogue(text + "\n", check=True)
+    except DefinitionError as e: assert str(e)
+    else: assert read_catalogue(write_catalogue(c), check=True) == c
