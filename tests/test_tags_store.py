@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from memtag_research.core import MemtagError, NotComputable, ParameterError
@@ -362,7 +362,7 @@ def snapshot_of(root, day, computed, frame, valid_for):
     module._publish(root, day, build)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])   # shrinking would take minutes
 @given(SERIES)
 def test_history_and_snapshots_tell_the_same_both_ways(tmp_path_factory, series):
     root = tmp_path_factory.mktemp("history")
