@@ -32,6 +32,8 @@ tags:
   frequent:    {class: behaviour, kind: flag, when: orders_180d >= often}
   falling:     {class: lifecycle, kind: flag, when: "orders_90d < orders_before and recency > 30"}
   quiet:       {class: lifecycle, kind: flag, when: recency > 90 or is_null(recency)}
+  hot:         {class: lifecycle, kind: flag, when: recency <= 30}
+  margins:     {class: value, kind: quantile, metric: margin_mean, values: [thin, fat], shares: [0.7]}
   rich:        {class: value, kind: flag, when: net > typical}
   basket:      {class: consumption, kind: number, metric: per_order, support: orders_all >= 3}
   recent:      {class: consumption, kind: number, metric: net_90d, valid_while: recency <= 60}
@@ -106,7 +108,8 @@ def test_rules_are_what_the_evaluator_says(members, whole):
             if any(text and not judge(text, row) for text in (tag.support, tag.valid_while)):
                 want = None
             assert row[name] == (pytest.approx(want, rel=1e-12) if isinstance(want, float) else want), (name, member)
-    assert {name for name, tag in CATALOGUE.tags.items() if tag.kind == "flag" and members[name].nunique() == 2} == {"frequent", "falling", "quiet", "rich"}
+    assert {name for name, tag in CATALOGUE.tags.items() if tag.kind == "flag" and members[name].nunique() == 2} == {"frequent", "falling", "quiet", "hot", "rich"}
+    assert members.recency.isna().any()
     assert members.basket.isna().any() and members.recent.notna().any() and members.brand.isna().any()
 
 
@@ -116,7 +119,11 @@ def discrete(numbers, shares):
     return [next(v for i, v in enumerate(ordered, 1) if Fraction(i, len(ordered)) >= s) for s in shares]
 
 
-@pytest.mark.parametrize("name, metric, shares, among", [("level", "net", ["0.5", "0.9"], True), ("fifth", "margin_mean", [Fraction(i, 5) for i in range(1, 5)], False)])
+@pytest.mark.parametrize("name, metric, shares, among", [
+    ("level", "net", ["0.5", "0.9"], True),
+    ("margins", "margin_mean", ["0.7"], False),
+    ("fifth", "margin_mean", [Fraction(i, 5) for i in range(1, 5)], False),
+])  # fmt: skip
 def test_classes_are_those_of_discrete_cut_points(members, name, metric, shares, among):
     tag = CATALOGUE.tags[name]
     counted = members[members.orders_all > 0] if among else members
@@ -244,7 +251,7 @@ def test_what_is_not_computable_is_listed_with_its_reason(tables, members):
     fewer = {n: t for n, t in tables.items() if n != "events"}
     fewer["order_lines"] = tables["order_lines"].drop("cost_cents")
     got = compile_tags(CATALOGUE, fewer, AS_OF, segments=["good"])
-    assert set(got.not_computable) == {"topic", "fifth"}
+    assert set(got.not_computable) == {"topic", "fifth", "margins"}
     assert "no table events" in got.not_computable["topic"]
     assert "the table order_lines has no column cost_cents" in got.not_computable["fifth"]
     same(frame(got), members[[*got.tags, "good"]])

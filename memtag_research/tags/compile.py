@@ -53,6 +53,7 @@ def _project(table, columns):
     "`table.select`, of columns that are bound to the table already: Ibis need not look for what they mean."
     return ops.Project(table, {n: c.op() for n, c in columns.items()}).to_expr()
 
+# %% ../../nbs/tags/07_compile.ipynb #864d177b
 class _Build:
     "The table as it grows."
     def __init__(self, catalogue, known, lists=None):
@@ -61,6 +62,12 @@ class _Build:
     def set(self, table):
         self.table = table.view()
         self.columns = {c: self.table[c] for c in self.table.columns}
+
+    def only(self, names):
+        "The table with these columns alone; where the last step made them all, that step in other words."
+        last = self.table.op().parent
+        if not isinstance(last, ops.Project) or not set(names) <= set(last.values): return self.table.select(*names)
+        return ops.Project(last.parent, {n: last.values[n] for n in names}).to_expr()
 
     def bind(self, text, own=()):
         "An expression over the columns that are there; names in `own` stand for columns of another name."
@@ -322,7 +329,7 @@ def _compile(catalogue, programme, as_of, asked, parameters, expiry_as_of, lists
     there = {section: tuple(n for n in some if n not in gaps) for section, some in asked.items()}
     if gaps and not any(there.values()): raise NotComputable("nothing of what was asked is computable: " + "; ".join(
         f"{n}: {why}" for n, why in list(gaps.items())[:5]) + (" …" if len(gaps) > 5 else "") + ".")
-    return Compiled(build.table.select("member_id", *(n for some in there.values() for n in some)), as_of, catalogue,
+    return Compiled(build.only(["member_id", *(n for some in there.values() for n in some)]), as_of, catalogue,
                     not_computable=gaps, parameters=found, warnings=warnings, kept=programme.extra, **there)
 
 # %% ../../nbs/tags/07_compile.ipynb #e3955324
