@@ -166,7 +166,8 @@ def _cells(tag, frame):
 def _long(audience, tags, frame, lang):
     "member_id, tag_group, tag, value, flag: a row for each value of each tag; the segment itself where no tag is asked for."
     yes, parts = label("flag_true", lang), []
-    if not tags: return frame[["member_id"]].assign(tag_group=label("segment", lang), tag=title_of(audience.segment, lang), value=yes, flag=True)
+    if not tags:
+        return frame[["member_id"]].assign(tag_group=label("segment", lang), tag=title_of(audience.segment, lang), value=yes, flag=True)
     for t in (audience.catalogue.tags[n] for n in tags):
         cells = _cells(t, frame)
         flag = bool(len(cells)) and _is_flag(cells.value)
@@ -261,7 +262,9 @@ def export_segment(
 ) -> Export:
     "Write the members of a segment who may be written to into a file."
     tags, lang, out = _check_arguments(catalogue, shape, purpose, tags, out), lang or ws.config.lang, Path(out)
-    channel = channel or ("wecom" if shape == "wecom" else None)
+    if shape == "wecom" and channel not in (None, "wecom"):
+        raise ParameterError(f"the shape wecom goes over the channel wecom, not {channel!r}.")
+    channel = "wecom" if shape == "wecom" else channel
     audience = evaluate_segment(ws, catalogue, segment, as_of, also=[*tags, *(f for f in FLAGS if f in catalogue.tags)])
     if gaps := {t: audience.base.missing[t] for t in tags if t in audience.base.missing}:
         raise NotComputable("; ".join(f"tag {t} cannot be exported: {why}" for t, why in gaps.items()))
