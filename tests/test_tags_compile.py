@@ -20,12 +20,15 @@ from memtag_research.tags.expression import evaluate, parse
 
 AS_OF = world.AS_OF
 TAGS = """
+sources:
+  used: {table: redemptions, join: {orders: order_id}}
 parameters:
   often: {value: 4}
   window: {value: 120}
   typical: {calibrate: quantile, of: net, q: 0.5, min_n: 20, freeze: quarterly}
 metrics:
   per_order: {expr: net / orders_all}
+  used_net: {source: used, agg: sum, of: orders.net_cents, where: is_null(orders.cancelled_date), days: all}
   share_90d: {expr: net_90d / net}
   lines_window: {source: sales, agg: count, days: window}
 tags:
@@ -209,6 +212,7 @@ def test_many_dates_are_each_date(tables):
     assert [c.as_of for c in made] == DATES
     for compiled in made:
         same(frame(compiled), frame(compile_tags(CATALOGUE, tables, compiled.as_of, **ask)))
+    assert frame(made[-1]).used_net.sum() > 0 and not any("used" in n for n in made[0].kept)  # an order may be cancelled later
     assert {"lines by day", "events by day", "orders by day"} <= {n.rpartition(" ")[0] for n in made[0].kept}
 
 
