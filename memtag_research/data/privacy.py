@@ -76,9 +76,7 @@ def _sweep(folder):
 class KeyMap:
     "The members' surrogate keys: the only link between tags and people."
     def __init__(self, root: str | Path): self.path = Path(root).resolve() / "tags" / "keys.parquet"
-
     def __repr__(self): return f"KeyMap({len(self):,} members)"
-
     def __len__(self): return pq.read_metadata(self.path).num_rows if self.path.is_file() else 0
 
     def read(self) -> pa.Table:  # member_id, member_key
@@ -108,11 +106,9 @@ class KeyMap:
         asked = _texts(member_ids)
         self.add(asked)
         return self._look(asked, "member_id", "member_key").astype("int64")
-
     def ids_for(self, member_keys) -> pd.Series:  # member_id by position, null for a key without a member
         "Ids of keys."
         return self._look(pa.array(member_keys, pa.int64()), "member_key", "member_id")
-
     def _look(self, asked, by, wanted):
         pairs = self.read()
         return pd.Series(pairs[wanted].take(pc.index_in(asked, pairs[by].combine_chunks())).to_pylist(), dtype=object)
@@ -179,6 +175,7 @@ def under_pseudonym(
     rows = table.mutate(**new).select(*dict.fromkeys([*columns, *new]))
     return rows.union(_refusals(rows, people)) if name == "consents" else rows
 
+# %% ../../nbs/data/05b_privacy.ipynb #72c44d93
 def _refusals(rows, people):
     "One refusal for each purpose and channel that a forgotten member was ever asked about."
     seen = rows.select(*[c for c in ("member_id", "purpose", "channel") if c in rows.columns]).distinct()
@@ -224,6 +221,7 @@ def _people(con, rows, config):
 
 def _names_members(columns): return [c for c in MEMBER_COLUMNS if c in columns]
 
+# %% ../../nbs/data/05b_privacy.ipynb #3bf69917
 def hide_forgotten(
     con: ibis.BaseBackend,
     folder: Path,      # canonical tables, just written
@@ -345,6 +343,7 @@ def _files(root):
             path = Path(folder) / name
             if not path.is_symlink() and name != ".lock": yield path
 
+# %% ../../nbs/data/05b_privacy.ipynb #397f2a0f
 def _clean_texts(root, traces, skip):
     "Redact every file that is not Parquet; (path, what was done, how often) of each."
     words, short = _pattern(traces.words), _pattern(traces.short)
@@ -432,6 +431,7 @@ def _with_key(root, ids):
     known = KeyMap(root).read()["member_id"]
     return set(known.filter(pc.is_in(known, pa.array(ids, pa.string()))).to_pylist())
 
+# %% ../../nbs/data/05b_privacy.ipynb #bd3d9e49
 def _in_tables(con, folder, ids):
     "Which of the ids stand in a canonical table."
     known = set()
@@ -454,7 +454,7 @@ def _others(con, folder, ids):
             if n["values"] * 2 > n["rows"]: found |= set(table.filter(table.member_id.isin(ids))[c].to_pyarrow().to_pylist())
     return sorted(t for t in found if t and t.strip() and len(t) > 1)
 
-# %% ../../nbs/data/05b_privacy.ipynb #bd3d9e49
+# %% ../../nbs/data/05b_privacy.ipynb #c5e24d41
 def _plan(con, root, data, ids):
     "Write down who is to be forgotten and what names them."
     folder = (data / "current").resolve()
@@ -478,6 +478,7 @@ def _sources(config, root):
         except (MemtagError, OSError): continue   # moved away
     return found
 
+# %% ../../nbs/data/05b_privacy.ipynb #44189f8d
 def _carry_out(con, root, config, data, tags, plan):
     "Every step, in an order in which a kill between two of them leaves nothing that the next run does not see."
     people = _people(con, [(i, p, plan["at"]) for i, p in plan["people"].items()], config)

@@ -223,6 +223,7 @@ def write_file(
         sync(path.parent)
     finally: aside.unlink(missing_ok=True)
 
+# %% ../../nbs/data/04_workspace.ipynb #efa9e1b8
 def write_version(
     data: Path,    # what `writing` gave
     version: str,  # sha256 that names the content

@@ -92,6 +92,7 @@ def _has_clock(origin):
     "Whether anything in a run runs out by itself."
     return any(t.kind in ("assigned", "score") for t in read_catalogue(origin.manifest["catalogue"]).tags.values())
 
+# %% ../../nbs/tags/09_changes.ipynb #a5b41f71
 class _Steps:
     "The tables of all steps in one DuckDB, by surrogate key."
     def __init__(self, ws, folder): self.ws, self.folder, self.con, self.made = ws, Path(folder), connect(), {}
@@ -111,7 +112,7 @@ class _Steps:
         table = made.select("member_key", **{step: as_text(made[name])}).view()
         return rows.view().left_join(table, "member_key").drop("member_key_right")   # views: a chain of joins cannot see a computed key
 
-# %% ../../nbs/tags/09_changes.ipynb #a5b41f71
+# %% ../../nbs/tags/09_changes.ipynb #1380426d
 def _run_out(steps, snapshot, name, prefix):
     "A function: value → the value where the snapshot's tag still held at its date."
     about = snapshot.tags.get(name)
@@ -132,6 +133,7 @@ def _clocks(ws, steps, snapshot, names, prefix):
         wider = replace(catalogue, tags=catalogue.tags | {flag.name: flag})
         steps.keep(flag.name, compile_tags(wider, all_tables(ws), snapshot.as_of, [flag.name], zone=ws.config.zone))
 
+# %% ../../nbs/tags/09_changes.ipynb #c70ffa81
 def _compute(ws, steps, old, new, names, notes):
     "Every step of some tags that share their runs."
     before, after = (_origin(ws.root, s, names[0]) for s in (old, new))
@@ -175,7 +177,6 @@ class Diff:
     titles: dict           # tag → title by language
     labels: dict           # (tag, value) → label by language
     notes: tuple = ()      # what could not be told apart, and why
-
     def matrix(self, tag: str) -> pd.DataFrame:  # from × to, members who changed
         "Where the members of a tag went."
         if tag not in self.titles: raise ParameterError(f"the difference has no tag {tag!r}.{did_you_mean(tag, self.titles)}")
@@ -193,21 +194,17 @@ class Diff:
         for c in rows.columns[2:]: rows[c] = [format_number(n, lang, short=False) for n in rows[c]]
         return rows.rename(columns={"tag": label("tag", lang), "value": label("tag_value", lang)}
                            | {c: label(f"change_{c}", lang) for c in rows.columns[2:]})
-
     def _value(self, tag, value, lang):
         return label("unknown", lang) if value == _UNKNOWN else self.labels.get((tag, value), {}).get(lang) or value
-
     def to_html(self, lang: str = "en") -> str:
         "A table for a page."
         said = "".join(f"<p>{html.escape(n)}</p>" for n in self.notes)
         return f"<p><b>{self.t0} → {self.t1}</b></p>{self.table(lang).to_html(index=False)}{said}"
-
     def to_text(self, lang: str = "en") -> str:
         "A table for a terminal."
         return "\n".join([f"{self.t0} → {self.t1}", self.table(lang).to_string(index=False), *self.notes])
 
     def __str__(self): return self.to_text()
-
     def _repr_html_(self): return self.to_html()
 
 # %% ../../nbs/tags/09_changes.ipynb #63e35ad9
@@ -247,6 +244,7 @@ def _shown(rows, name, old, new):
     named = rows.assign(**{c: called(rows[c]) for c in _COLUMNS})
     return named.groupby(["before", "after", *_COLUMNS], dropna=False, as_index=False).members.sum()
 
+# %% ../../nbs/tags/09_changes.ipynb #8aa68123
 def _words(old, new, names):
     "Titles and labels of the tags, the new definition's first."
     tags = read_catalogue(old.manifest["catalogue"]).tags | read_catalogue(new.manifest["catalogue"]).tags

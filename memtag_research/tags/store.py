@@ -73,17 +73,10 @@ class Snapshot:
     manifest: dict = field(repr=False)  # how it was made
     unchanged: bool = False             # nothing was computed: a run with equal inputs was there
 
-    @property
-    def as_of(self) -> date: return date.fromisoformat(self.manifest["as_of"])
-
-    @property
-    def run(self) -> str: return self.manifest["run"]
-
-    @property
-    def tags(self) -> dict: "Tag → what the manifest says of it."; return self.manifest["tags"]
-
-    @property
-    def rows(self) -> int: "Members."; return self.manifest["rows"]
+    as_of = property(lambda self: date.fromisoformat(self.manifest["as_of"]), doc="Local date, exclusive end of what was known.")
+    run = property(lambda self: self.manifest["run"], doc="Sorts by time.")
+    tags = property(lambda self: self.manifest["tags"], doc="Tag → what the manifest says of it.")
+    rows = property(lambda self: self.manifest["rows"], doc="Members.")
 
     def table(self, con: ibis.BaseBackend | None = None) -> ibis.Table:  # member_key and a column a tag
         "The tags in an engine."
@@ -300,6 +293,8 @@ def _check_members(ws, ids):
     if missing: yield f"{len(missing):,} of the members do not exist, such as {', '.join(mask(i) for i in sorted(missing)[:3])}."
 
 
+
+# %% ../../nbs/tags/08_store.ipynb #0991dbff
 def _columns_of(rows, allowed):
     "The rows with all columns, missing values as None."
     for name in rows.columns:
@@ -496,6 +491,7 @@ def _data(ws, catalogue, names, as_of):
     rows = {name: t["rows"] for name, t in ws.manifest["tables"].items()}
     return {"fingerprint": ws.fingerprint, "sha256": ws.manifest["sha256"], "tables": rows, "known": _marks(ws, catalogue, names, as_of)}
 
+# %% ../../nbs/tags/08_store.ipynb #3101898e
 def take_snapshot(
     ws: Workspace,
     catalogue,             # definitions
@@ -622,6 +618,7 @@ def _origins(root, before, as_of):
         except MemtagError: continue   # its tags are computed anew
     return made
 
+# %% ../../nbs/tags/08_store.ipynb #56102435
 def refresh(
     ws: Workspace,
     catalogue,            # definitions
@@ -714,11 +711,8 @@ def _history(store, tags):
 class Store:
     "A workspace's snapshots and logs."
     ws: Workspace
-
     def dates(self) -> list[date]: "Dates that have a snapshot, oldest first."; return _dates(self.ws.root)
-
     def tables(self) -> dict: "The workspace's tables, with what was assigned and scored."; return all_tables(self.ws)
-
     def runs(self, as_of) -> list[str]:
         "Every run of a date, oldest first."
         return [p.name.removeprefix("run=") for p in _runs(self.ws.root, check_as_of(as_of))]
@@ -733,28 +727,22 @@ class Store:
         if run is not None: raise ParameterError(f"there is no run {run!r} of {as_of}.{did_you_mean(run, self.runs(as_of))}")
         near = f" The nearest before it is of {max(d for d in dates if d < as_of)}." if any(d < as_of for d in dates) else ""
         raise NotComputable(f"there is no snapshot of {as_of}.{near} Take it: memtag tag run --as-of {as_of}")
-
     def tags_as_of(self, as_of, tags=None, by: str = "member_id") -> ibis.Table:
         "What held at a date by the newest snapshot at or before it, expired values null; a row a member."
         return _tags_as_of(self, check_as_of(as_of), tags, by)
-
     def history(self, tags=None) -> ibis.Table:
         "member_key, tag, value (text), valid_from, valid_to (exclusive, null while it lasts), over the snapshots that count."
         return _history(self, tags)
-
     def refresh(self, catalogue, as_of, tags=None, force: bool = False) -> Snapshot:
         "A snapshot in which only what is due is computed, and the rest carried over from the one before."
         return refresh(self.ws, catalogue, as_of, tags, force)
-
     def backfill(self, catalogue, dates, tags=None, parameters=None, force: bool = False) -> list[Snapshot]:
         "Snapshots of many dates in one pass over the rows; dates that are there are left alone."
         return backfill(self.ws, catalogue, dates, tags, parameters, force)
-
     def parameters(self) -> pd.DataFrame:
         "Every parameter that was frozen."
         paths = sorted((self.ws.root / "tags" / "parameters").glob("*.json"))
         return pd.DataFrame([_json(p, None, p.name.split(".")[-3]) for p in paths], columns=["name", "value", "at", "n", "how", "note"])
-
     def check(self) -> list[str]:
         "What is damaged, by size and checksum; empty when all is well."
         return list(_check(self.ws.root))
