@@ -26,7 +26,7 @@
 - `memtag_research.reports.segment`: What happened to member sales and to the members in a period, answer first.
 - `memtag_research.reports.segment_numbers`: Every figure that the segment report prints, computed once, with no word or picture.
 - `memtag_research.tags.calibrate`: Parameters, cut points and centres found on the data, and frozen until the next quarter
-- `memtag_research.tags.catalogues`: Definitions in YAML and Python: read with the place of every mistake, written back without loss, overlaid
+- `memtag_research.tags.catalogues`: Definitions in YAML and Python: read with the place of every mistake, written without loss, overlaid
 - `memtag_research.tags.changes`: What changed between two snapshots, and which part of it members did, and which part we did
 - `memtag_research.tags.compile`: A catalogue at a date as one flat Ibis expression
 - `memtag_research.tags.cubes`: Rows added up once by member and day, so that many dates do not read them again
@@ -34,7 +34,7 @@
 - `memtag_research.tags.describe`: Lineage from column to segment, tables for the eye, and the schema and reference of the YAML
 - `memtag_research.tags.examples`: The value of a tag for one row of values, in plain Python; and the examples that a definition must keep
 - `memtag_research.tags.explain`: Why a member has this value of a tag: the rule, what it looked at, and from which days
-- `memtag_research.tags.export`: A segment as a file for another tool: nobody in it who said no, nobody under age, nobody held out, and a record that it was made
+- `memtag_research.tags.export`: A segment as a file for another tool: nobody in it who said no, none under age, and a record of it
 - `memtag_research.tags.expression`: The language of tag rules: parsed, typed, compiled, evaluated; three-valued
 - `memtag_research.tags.graph`: Names, types, order of evaluation, the closure of a tag, and a hash that changes when its values may
 - `memtag_research.tags.kinds`: Kinds of tags that look at rows: affinity, sequence, assigned, … each as a small table of member and value

@@ -265,6 +265,7 @@ def _one(catalogue, section, name):
 def _as_of_option(command):
     return click.option("--as-of", metavar="DATE", help="Exclusive; by default the newest snapshot's, else the log's end.")(command)
 
+# %% ../nbs/40_cli.ipynb #3bd682d8
 @main.group()
 def tag():
     "Tags: list, check, compute, compare, assign, explain."
@@ -273,7 +274,7 @@ def tag():
 def segment():
     "Segments: list, count, explain, export."
 
-# %% ../nbs/40_cli.ipynb #3bd682d8
+# %% ../nbs/40_cli.ipynb #46bb5016
 @tag.command("list")
 @_workspace_option
 @click.option("--class", "class_", metavar="C", help="Only one class, such as lifecycle.")
@@ -294,6 +295,7 @@ def tag_list(root, class_, lang):
         click.echo(f"{t.name:<24}{t.kind:<14}{t.status:<12}{t.refresh:<11}{click.style(words, dim=True)}")
     for said in catalogue.replaced: click.echo(said, err=True)
 
+# %% ../nbs/40_cli.ipynb #93bbafef
 @tag.command("show")
 @click.argument("name")
 @_workspace_option
@@ -314,6 +316,7 @@ def tag_show(name, root, lang):
     _parameters(ws, closure(catalogue, [name]))
     click.echo("\n" + write_catalogue(Catalogue(tags={name: t})))
 
+# %% ../nbs/40_cli.ipynb #a30428a1
 def _parameters(ws, part):
     "Frozen values of the parameters of a catalogue, with their dates."
     from memtag_research.tags.store import Store
@@ -442,6 +445,7 @@ def _spell(catalogue, row, lang):
     end = "" if row.valid_to is None or row.valid_to != row.valid_to else str(row.valid_to)[:10]
     return f"{row.tag:<24}{str(row.valid_from)[:10]} – {end:<12}{value}"
 
+# %% ../nbs/40_cli.ipynb #f6af0287
 @tag.command("diff")
 @click.argument("before", metavar="D0")
 @click.argument("after", metavar="D1")
@@ -455,7 +459,7 @@ def tag_diff(before, after, root, tags, lang):
     ws = open_workspace(root)
     click.echo(diff(ws, before, after, list(tags) or None).to_text(lang or ws.config.lang))
 
-# %% ../nbs/40_cli.ipynb #f6af0287
+# %% ../nbs/40_cli.ipynb #4e5b90e6
 @tag.command("assign")
 @click.argument("name", metavar="TAG")
 @click.argument("member", required=False)
@@ -486,6 +490,7 @@ def tag_assign(name, member, value, root, channel, expires, reason, file, revoke
     store.assign(ws, catalogue, name, member, value, channel or "manual", by, expires, reason)
     click.echo(f"{mask(member)} has {name}{f' = {value}' if value else ''} now.")
 
+# %% ../nbs/40_cli.ipynb #f5811ca0
 @tag.command("explain")
 @click.argument("name", metavar="TAG")
 @click.argument("member")
@@ -526,6 +531,7 @@ def segment_list(root, lang):
         minus = f" minus {', '.join(s.minus)}" if s.minus else ""
         click.echo(f"{s.name:<24}{s.where}{minus}  {click.style(title_of(s, lang or ws.config.lang), dim=True)}")
 
+# %% ../nbs/40_cli.ipynb #560b5812
 @segment.command("size")
 @click.argument("name", required=False)
 @_workspace_option
@@ -541,6 +547,7 @@ def segment_size(name, root, where, as_of, fraction):
     else: click.echo(f"{size:,} of {base:,} members ({format_percent(size / max(base, 1))}) as of {audience.as_of}")
     for said in (audience.source, *audience.warnings): click.echo(click.style(said, dim=True), err=True)
 
+# %% ../nbs/40_cli.ipynb #bce4e1dc
 @segment.command("explain")
 @click.argument("name", required=False)
 @click.option("--member", required=True, metavar="ID", help="Whose case.")

@@ -24,7 +24,8 @@ GOOD = [f"good{i:02}" for i in range(12)]
 PLANTED = {  # member → the reason for which it must be left out
     "child": "minor", "quiet": "do_not_contact", "private": "no_profiling", "refused": "consent_refused", "withdrew": "consent_refused",
     "withdrewall": "consent_refused", "expired": "consent_expired", "expirestoday": "consent_expired", "later": "withdrawn_since",
-    "silent": "no_consent", "otherchannel": "no_consent", "otherpurpose": "no_consent", "agreedlater": "no_consent", "leftlater": "closed"}
+    "silent": "no_consent", "otherchannel": "no_consent", "otherpurpose": "no_consent", "agreedlater": "no_consent", "agreedtoday": "no_consent",
+    "leftlater": "closed"}
 CATALOGUE = """
 sources:
   days: {table: member_days}
@@ -73,12 +74,12 @@ def tables() -> dict:
                             "closed_date": [date(2024, 3, 5) if m == "leftlater" else None for m in everybody]})
     lines = pd.DataFrame({"line_id": everybody, "order_id": everybody, "member_id": everybody, "ts": pd.Timestamp("2024-01-05 10:00"),
                           "local_date": date(2024, 1, 5), "line_kind": "sale", "quantity": 1., "net_cents": 500})
-    silent = ("silent", "otherchannel", "otherpurpose", "agreedlater", "refused")
+    silent = ("silent", "otherchannel", "otherpurpose", "agreedlater", "agreedtoday", "refused")
     said = [word(m, "2024-01-02") for m in everybody if m not in silent and not m.startswith("expire")]
     said += [word("refused", "2024-01-02", False), word("withdrew", "2024-02-01", False), word("withdrewall", "2024-02-01", False, None),
              word("expired", "2024-01-02", expires="2024-02-01"), word("expirestoday", "2024-01-02", expires=AS_OF), word("later", "2024-03-03", False),
              word("otherchannel", "2024-01-02", channel="email"), word("otherpurpose", "2024-01-02", purpose="profiling"),
-             word("agreedlater", "2024-03-02"), word("quiet", "2024-01-02", False, purpose="third_party"),
+             word("agreedlater", "2024-03-02"), word("agreedtoday", AS_OF), word("quiet", "2024-01-02", False, purpose="third_party"),
              word("private", "2024-01-02", False, None, "profiling"),
              word("good00", "2023-06-01", False), word("good01", "2024-01-02", False, "email"), word("good02", "2024-01-01", expires="2024-01-20"),
              word("good03", "2024-01-10", expires="2024-03-02")]       # an older no, another channel, an older end, an end still to come
@@ -183,7 +184,7 @@ def test_without_consents_nothing_is_exported_unless_declared(tmp_path, catalogu
 def test_fewer_than_k_are_refused(tmp_path, catalogue):
     ws = make(tmp_path / "k", settings="k: 13\n")
     with pytest.raises(ParameterError, match="fewer than 13 members") as error: export(ws, catalogue)
-    assert "26 members" in str(error.value) and "under age: 1" in str(error.value) and not (ws.root / "out.csv").exists()
+    assert "27 members" in str(error.value) and "under age: 1" in str(error.value) and not (ws.root / "out.csv").exists()
     assert not [m for m in [*GOOD, *PLANTED] if m in str(error.value) and m not in ("refused", "expired")]   # words of the message
     assert export(make(tmp_path / "k12", settings="k: 12\n"), catalogue)[0].members == 12
     with pytest.raises(ParameterError, match="fewer than 1 members"): export(make(tmp_path / "k0", settings="k: 0\n"), catalogue, "days_all > 5")
@@ -244,7 +245,7 @@ def test_tags_are_used_for_what_they_are_for(tmp_path, ws, catalogue):
     changed = tables()
     changed["consents"] = pd.concat([changed["consents"], pd.DataFrame([word(m, "2024-01-02", purpose="sensitive") for m in GOOD[:6]])])
     made, out = export(make(tmp_path / "s", **changed), catalogue, "illness == 'x'")
-    assert pd.read_csv(out).member_id.tolist() == GOOD[:6] and made.removed["no_consent"] == 6 + 4 + 2   # and `private`, `leftlater`
+    assert pd.read_csv(out).member_id.tolist() == GOOD[:6] and made.removed["no_consent"] == 6 + 5 + 2   # and `private`, `leftlater`
 
 
 # ---- the file and the record

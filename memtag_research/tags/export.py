@@ -1,4 +1,4 @@
-"""A segment as a file for another tool: nobody in it who said no, nobody under age, nobody held out, and a record that it was made
+"""A segment as a file for another tool: nobody in it who said no, none under age, and a record of it
 
 In: a workspace, a segment, `as_of`, a shape (`csv`, `xlsx`, `crm`, `wecom`) and a file. Out: the file, readable by its
 owner only, and an `Export` that counts who was left out and why. Consent is read from the table `consents`; without it an
@@ -55,6 +55,7 @@ def last_words(
     rows = rows.mutate(place_=ibis.row_number().over(group_by=rows.member_id, order_by=latest))
     return rows.filter(rows.place_ == 0).select("member_id", "granted", "expires_date")
 
+# %% ../../nbs/tags/11_export.ipynb #47e19f95
 def consent_reasons(
     tables,           # workspace, or tables by name
     purpose: str,     # such as marketing
@@ -115,6 +116,7 @@ def _each(reason, member_ids):
     "One reason for all of these."
     return pd.Series(reason, list(member_ids), dtype=object)
 
+# %% ../../nbs/tags/11_export.ipynb #80fc4acc
 def _put(reason, more):
     "Reasons beside those that are there; of two the one that stands first in REASONS."
     more = more[more.index.isin(reason.index)]
@@ -177,6 +179,7 @@ def _long(audience, tags, frame, lang):
         parts.append(cells[["member_id"]].assign(tag_group=group, tag=title_of(t, lang), value=values, flag=flag))
     return pd.concat(parts, ignore_index=True)
 
+# %% ../../nbs/tags/11_export.ipynb #30b4b815
 def _wide(audience, tags, frame, lang, people):
     "A row a member; titles and labels where people read it, else codes."
     made = frame[["member_id"]].copy()
@@ -190,7 +193,7 @@ def _cell(tag, value, lang, people):
     if isinstance(value, (list, tuple, np.ndarray)): return ", ".join(str(_cell(tag, v, lang, people)) for v in value)
     return value_title(tag, value, lang) if people and isinstance(value, (str, bool)) else value
 
-# %% ../../nbs/tags/11_export.ipynb #30b4b815
+# %% ../../nbs/tags/11_export.ipynb #c1d33a35
 def _wecom(audience, rows, lang):
     "tag_group and tag of each row: one short name a value, no name twice in a group."
     names = {}
@@ -210,6 +213,7 @@ def _labelled(audience, title, shown, lang):
     mine = [t for t in audience.catalogue.tags.values() if title_of(t, lang) == title]
     return any(shown == value_title(t, v, lang) for t in mine for v in t.labels)
 
+# %% ../../nbs/tags/11_export.ipynb #dd38a51a
 def _addresses(audience, channel, reasons):
     "member_id and address of every member; the addresses that belong also to somebody who said no."
     known = Known(audience.tables, audience.as_of)
@@ -303,6 +307,7 @@ def _refuse_few(ws, audience, members, removed):
         f"fewer than {k} members of segment {audience.name} would be exported (k in memtag.yaml): no file was written. "
         f"It has {audience.size():,} members; left out: {left or 'nobody'}.")
 
+# %% ../../nbs/tags/11_export.ipynb #e3bb3fe8
 def _purposes(ws, audience, uses, purpose, channel):
     "Purposes of which each needs a consent; and what the record says about it."
     notes = [f"not left out, because it cannot be computed: {f} ({audience.base.missing[f]})" for f in FLAGS if f in audience.base.missing]
@@ -318,6 +323,7 @@ def _purposes(ws, audience, uses, purpose, channel):
     sensitive = ("sensitive",) if any(t.privacy == "sensitive_personal" for t in uses) else ()
     return tuple(dict.fromkeys((purpose, *sensitive))), tuple(notes)
 
+# %% ../../nbs/tags/11_export.ipynb #d8c547be
 def _rows(audience, frame, reasons, shape, tags, lang, channel):
     "The rows of the file, and members left out by reason."
     held = hold_out(audience)
@@ -375,6 +381,7 @@ def _user():
     try: return getpass.getuser()
     except (KeyError, OSError): return f"uid {os.getuid()}"
 
+# %% ../../nbs/tags/11_export.ipynb #6831cf25
 def _log(ws, entry):
     "Append one line; a line that a killed writer left half is closed first."
     path = ws.root / "tags" / "exports.jsonl"

@@ -143,6 +143,7 @@ def _upper_tail(population, members, n, x):
     weights = np.exp(logs - logs.max())
     return float(weights[x - low:].sum() / weights.sum())
 
+# %% ../../nbs/tags/10_segments.ipynb #6888cfb9
 def count_interval(
     population: int,  # members there are
     n: int,           # members asked, drawn without return
@@ -184,6 +185,7 @@ def evaluate_segment(
     _refuse_gaps(catalogue, segment, base, {n for s in order if s.where for n in parse(s.where).names} | _needed_minus(catalogue, order))
     return Audience(segment, as_of, catalogue, tables, base)
 
+# %% ../../nbs/tags/10_segments.ipynb #364835fd
 def register_segment(
     catalogue: Catalogue,
     segment,               # name, Segment, Rule or text
@@ -198,7 +200,7 @@ def register_segment(
     _check_segment(made, segment)
     return made, segment
 
-# %% ../../nbs/tags/10_segments.ipynb #364835fd
+# %% ../../nbs/tags/10_segments.ipynb #00f41e07
 def _names(segment): return (parse(segment.where).names if segment.where else frozenset()) | set(segment.minus)
 
 def _check_segment(catalogue, segment):
@@ -216,6 +218,7 @@ def _check_segment(catalogue, segment):
     if not (isinstance(segment.holdout, (int, float)) and 0 <= segment.holdout < 1):
         raise DefinitionError(f"{place}: holdout must be a share from 0 to less than 1, not {segment.holdout!r}.")
 
+# %% ../../nbs/tags/10_segments.ipynb #ff137d53
 def segment_parts(
     catalogue: Catalogue,
     name: str,
@@ -266,6 +269,7 @@ def _stored(tables, catalogue, tags, metrics, as_of):
     values = {n: p["value"] for n, p in made.manifest["parameters"].items()}
     return Base(table, f"snapshot of {as_of}, run {made.run}{older}", values, {}, tuple(made.manifest["warnings"]), False)
 
+# %% ../../nbs/tags/10_segments.ipynb #e3dc6d7e
 def _belongs(catalogue, segment, table, as_of):
     "The table with a column more: whether a member belongs to the segment."
     columns = {n: table[n] for n in table.columns}
@@ -285,8 +289,8 @@ def _on_lists(segment, table):
 
 # %% ../../nbs/tags/10_segments.ipynb #7654d235
 @dataclass(frozen=True, repr=False)
-class Audience:
-    "The members of a segment at a date."
+class _Members:
+    "A segment at a date as a table, and what is computed from it once."
     segment: Segment
     as_of: date
     catalogue: Catalogue
@@ -322,6 +326,9 @@ class Audience:
     @cached_property
     def _ids(self): return self._flags.member_id[self._flags.belongs].to_numpy()
 
+# %% ../../nbs/tags/10_segments.ipynb #314f5618
+class Audience(_Members):
+    "The members of a segment at a date."
     @property
     def definition_hash(self) -> str:
         "sha256 over the segment and everything that it needs."
@@ -343,7 +350,6 @@ class Audience:
 
     def size(self) -> int: "How many belong."; return len(self._ids)
     def base_size(self) -> int: "How many members there are at the date."; return len(self._flags)
-    def __len__(self): return self.size()
 
     def sql(self) -> str:
         "The SQL that gives the members."
@@ -425,6 +431,7 @@ class Estimate(NamedTuple):
     def _repr_html_(self):
         return _table_html((), [(k, f"{v:,}" if isinstance(v, int) else f"{v:.0%}") for k, v in self._asdict().items()], "Estimate")
 
+# %% ../../nbs/tags/10_segments.ipynb #52b49ae1
 def estimate_size(
     audience: Audience,
     fraction: float = .1,  # share of members asked, above 0
@@ -486,6 +493,7 @@ class Reasons:
         head = _table_html(("rule", "", "values"), rows, _reason_lines(self)[0])
         return head + "".join(_html_of(e) for e in self.behind)
 
+# %% ../../nbs/tags/10_segments.ipynb #adbc56a8
 def _html_of(thing): return thing._repr_html_() if hasattr(thing, "_repr_html_") else f"<pre>{html.escape(str(thing))}</pre>"
 
 def _truth(value): return {True: "✓", False: "✗", None: "?"}[value]
@@ -507,6 +515,7 @@ _SAYS = {
            "exclude": "在人群的除外名单之内", "minus": "因 {} 被剔除", "not_a_member": "该日期前没有此会员",
            "held": "对照组：导出时留出（占会员 {}）", "metrics": "指标"}}
 
+# %% ../../nbs/tags/10_segments.ipynb #2ad3ee75
 def _reason_lines(why):
     "The explanation as lines of text."
     say, yes = _SAYS[why.lang], "yes" if why.belongs else "no"
@@ -520,7 +529,7 @@ def _reason_lines(why):
     if why.metrics: lines.append(f"  {say['metrics']}: " + ", ".join(f"{n} = {_value_text(v)}" for n, v in why.metrics.items()))
     return lines + ["  " + line for e in why.behind for line in str(e).splitlines()]
 
-# %% ../../nbs/tags/10_segments.ipynb #2ad3ee75
+# %% ../../nbs/tags/10_segments.ipynb #d3ed0036
 def explain_member(
     audience: Audience,
     member_id: str,
@@ -540,6 +549,7 @@ def explain_member(
     return Reasons(segment, audience.as_of, mask(member_id), row[segment.name], _decided(segment, row), tuple(clauses), minus, held, tags,
                    metrics, lang)
 
+# %% ../../nbs/tags/10_segments.ipynb #d172fa40
 def _behind(audience, name, member_id, lang):
     "Why a tag of the rule has its value."
     given, how = audience.tables, {}
@@ -602,6 +612,7 @@ def _seed(segment, seed):
     "The salt of a holdout: the segment's name, so that segments hold out different members, or a seed that several share."
     return f"holdout:{segment.name if seed is None else seed}"
 
+# %% ../../nbs/tags/10_segments.ipynb #9a24399d
 def hold_out(
     audience: Audience,
     fraction: float | None = None,  # share kept out, 0 to less than 1; the segment's own when None
@@ -614,6 +625,7 @@ def hold_out(
     frame["held_out"] = is_drawn(frame.member_id, fraction, _seed(audience.segment, seed))
     return frame
 
+# %% ../../nbs/tags/10_segments.ipynb #6f8e392c
 def eligible(
     audience: Audience,
     member_ids,         # ids, texts
@@ -665,6 +677,7 @@ def with_members(
     added = {n: [int(k) for k in keys.keys_for(ids)] if ids else [] for n, ids in lists.items()}
     return replace(segment, **{n: sorted({*getattr(segment, n), *new}) for n, new in added.items()})
 
+# %% ../../nbs/tags/10_segments.ipynb #38b2d3d7
 def save_segment(
     ws: Workspace,
     catalogue: Catalogue,  # what the segment refers to
@@ -687,7 +700,7 @@ def _name_is_free(catalogue, segment):
             where = catalogue.places.get((section, segment.name), "the catalogue")
             raise DefinitionError(f"segment {segment.name}: a {section[:-1]} of {where} has this name already; a name means one thing.")
 
-# %% ../../nbs/tags/10_segments.ipynb #38b2d3d7
+# %% ../../nbs/tags/10_segments.ipynb #ecd8a7d6
 def _with_entry(text, segment, path):
     "The text of a catalogue file with the entry of a segment, everything else as it was."
     written = any(line.split("#")[0].strip() for line in text.splitlines())
@@ -708,6 +721,7 @@ class _Text(NamedTuple):
     name: Path
     def read_bytes(self): return self.text.encode()
 
+# %% ../../nbs/tags/10_segments.ipynb #67beab13
 def _spliced(lines, entries, name, new):
     "The lines with the entry put in the place of the one of this name, or after the last."
     indent = entries[0][0].start_mark.column
