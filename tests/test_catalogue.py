@@ -8,9 +8,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import tag_world as world
-from memtag_research.insight.catalogue import shipped_catalogue
 
 from memtag_research.data.engine import connect, to_frame
+from memtag_research.insight.catalogue import shipped_catalogue
 from memtag_research.measures.lifecycle import lifecycle_status
 from memtag_research.measures.rfm import rfm_summary
 from memtag_research.tags import rows

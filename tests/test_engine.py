@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from memtag_research.core import ParameterError
-from memtag_research.data.engine import as_table, connect, cut_points, days_between, known, to_frame, to_local, to_utc, total
+from memtag_research.data.engine import as_table, connect, cut_points, days_between, known, squeezed, to_frame, to_local, to_utc, total
 
 
 @pytest.fixture(params=["duckdb", "pyspark"])
@@ -73,6 +73,14 @@ def test_cut_points_are_values_of_the_data_whatever_the_order(con):
 def test_division_by_nullif_is_null(con):
     t = as_table(pd.DataFrame({"a": [1], "b": [0]}), con)
     assert to_frame(t.select(r=t.a / t.b.nullif(0))).r.isna().all()
+
+
+def test_spaces_go_and_letters_stay(con):
+    texts = ["f", "v", " fv ", "\tx y", "\u3000", "", None]
+    t = as_table(pd.DataFrame({"t": pd.array(texts, dtype="string")}), con)
+    got = to_frame(t.select("t", s=squeezed(t.t), padded=t.t.re_search(r"^\s|\s$")))
+    assert got.s.fillna("null").tolist() == ["f", "v", "fv", "xy", "", "", "null"]
+    assert got.padded.fillna(False).tolist()[:4] == [False, False, True, True]
 
 
 def test_unknown_engine_has_a_hint():

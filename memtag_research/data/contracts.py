@@ -101,7 +101,7 @@ def _row_rules(table, spec):
         if not col.nullable:
             yield name, "must not be empty", "Mend the rows, or drop them by a rule with a reason.", value.isnull()
         if col.type == "string" and (name.endswith("_id") or name in spec.key):
-            yield name, "must not be blank or padded", "Ids are trimmed at ingest; blanks become null.", value != value.strip()
+            yield name, "must not be blank or padded", "Ids are trimmed at ingest; blanks become null.", value.re_search(r"^\s|\s$")
             yield name, "must not be an empty text", "", value == ""
         if col.values:
             rule = f"must be one of {', '.join(col.values)}"

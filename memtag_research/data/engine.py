@@ -8,7 +8,7 @@ probe test on both engines. Sessions are pinned to UTC; local dates and hours ar
 
 # %% auto #0
 __all__ = ['ENGINES', 'ENDS', 'ISO_FORMATS', 'OFFSET', 'connect', 'as_table', 'days_between', 'total', 'known', 'to_local',
-           'to_utc', 'read_times', 'cut_points', 'to_frame']
+           'to_utc', 'read_times', 'cut_points', 'squeezed', 'to_frame']
 
 # %% ../../nbs/data/01_engine.ipynb #41c25fdd
 import os
@@ -185,6 +185,14 @@ def cut_points(
     total, cumulated = int(counts.members.sum()), counts.members.cumsum()
     # exact: the first value whose cumulated count c has c / total >= share
     return [counts.value[cumulated * s.denominator >= s.numerator * total].iloc[0] for s in shares]
+
+# %% ../../nbs/data/01_engine.ipynb #828eee90
+def squeezed(
+    text,  # text column
+):         # the text without spaces, tabs and full-width spaces
+    "A text without its spaces, equal on every engine."
+    for space in (" ", "\t", "\u3000"): text = text.replace(space, "")
+    return text
 
 # %% ../../nbs/data/01_engine.ipynb #0ad99dae
 def to_frame(

@@ -1,4 +1,4 @@
-"""Definitions in YAML and Python: read with the place of every mistake, written back without loss, overlaid
+"""Definitions in YAML and Python: read with the place of every mistake, written without loss, overlaid
 
 A catalogue is written in YAML or in Python; `read_catalogue` and `make_catalogue` put both through the same door, and
 `write_catalogue` gives the YAML of either. All that is wrong with a file is said at once, each with file and line.

@@ -25,7 +25,7 @@ from sqlglot import exp
 
 from ..core import DefinitionError, NotComputable, did_you_mean, mask
 from ..data.contracts import contracts
-from ..data.engine import days_between, to_frame, total
+from ..data.engine import days_between, squeezed, to_frame, total
 from ..data.workspace import GRAINS
 from .definition import Catalogue, Tag
 from .rows import Known, columns_of
@@ -62,14 +62,9 @@ def _counted(tag, known, rows, where, *keep, **columns):
 def _text(value, tag):
     "The text of a value that competes; blank is unknown."
     kind = value.type()
-    if kind.is_string(): return ibis.ifelse(_squeezed(value) == "", ibis.null("string"), value)
+    if kind.is_string(): return ibis.ifelse(squeezed(value) == "", ibis.null("string"), value)
     if kind.is_integer() or kind.is_boolean(): return value.cast("string")
     raise DefinitionError(f"{tag.name}: values that compete must be texts, whole numbers or booleans, not {kind}: {tag.by!r}.")
-
-def _squeezed(text):
-    "A text without its spaces; not `strip`, which on Spark also strips the letters f and v."
-    for space in (" ", "\t", "\u3000"): text = text.replace(space, "")
-    return text
 
 def _stored(value, tag, what):
     "A value as tags store it: text, int64, float64 or boolean."
@@ -329,7 +324,7 @@ def _entries(tag, known):
     for column in ("value", "channel"): _needs(column, rows, "assigned_tags", tag)
     rows = rows.filter(rows.tag == tag.name, rows.channel.isin(list(tag.channels)), rows.member_id.notnull())
     if tag.values: return rows
-    value = _squeezed(ibis.coalesce(rows.value, "")).lower()
+    value = squeezed(ibis.coalesce(rows.value, "")).lower()
     return rows.mutate(value=ibis.cases((value.isin(_YES), "true"), (value.isin(_NO), "false"), else_=value))
 
 # %% ../../nbs/tags/05_kinds.ipynb #000aeb5f
