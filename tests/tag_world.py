@@ -104,12 +104,14 @@ def _later(name, table, as_of):
 
 
 def _wild(name, column, table, day):
-    "A column of the future: the day given, other ids, numbers a thousandfold; strings kept (rules should match)."
+    "A column of the future: the day given, other ids, numbers a thousandfold; other tiers and tags, all else kept (rules should match)."
     kind, spec, mark = table.schema.field(column).type, contracts()[name], f"f{day:%d}"
     if name == "scores" and column in ("as_of", "valid_until"): return f"DATE '{day + timedelta(1 if column == 'as_of' else 90)}' AS {column}"
     if column in (spec.time, "recorded_at"): return f"TIMESTAMP '{day} 09:00:00' AS {column}"
     if column == day_column(name, table): return f"DATE '{day}' AS {column}"
     if column in ("line_id", "order_id", "entry_id") or (name == "member_merges" and column == "from_id"): return f"'{mark}' || {column} AS {column}"
+    if name == "tier_history" and column == "tier": return "'another' AS tier"
+    if name == "assigned_tags" and column == "value": return "CASE WHEN value = 'low' THEN 'high' ELSE 'low' END AS value"
     if name == "members" and column == "member_id": return f"'{mark}' || member_id AS member_id"
     if pa.types.is_integer(kind) and column != "local_hour": return f"1000 * {column} + 1 AS {column}"
     if pa.types.is_floating(kind): return f"1000 * {column} AS {column}"

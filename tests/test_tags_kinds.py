@@ -562,6 +562,10 @@ def test_sql_reads_known_rows_by_any_road():
         assert values(SqlTag(name="t", sql=text, type="number"), world("whole")) == best, text
 
 
+def test_sql_may_find_nobody():
+    assert values(SqlTag(name="t", sql=OF + "orders WHERE local_date < :as_of - 20000 GROUP BY 1", type="number"), world("whole")) == {}
+
+
 # The other engine
 
 def test_spark_gives_the_same_cell_for_cell(spark):

@@ -448,7 +448,7 @@ def _one_row(rows, tag):
     "Run the statement once: no member has two rows, and no value fails while a snapshot is made."
     members = rows.group_by("member_id").agg(n=lambda t: t.count(), there=lambda t: t.value.count())
     twice = members.n > 1
-    found = members.agg(n=twice.cast("int64").sum(), first=members.member_id.min(where=twice), there=members.there.sum())
+    found = members.agg(n=twice.cast("int64").sum().fill_null(0), first=members.member_id.min(where=twice), there=members.there.sum())
     try: found = to_frame(found).iloc[0]
     except Exception as e: raise DefinitionError(f"{tag.name}: sql does not run: {_plain(e)}.") from None
     if found.n > 0: _refuse(tag, f"must give one row a member; {int(found.n):,} have more, such as {mask(found['first'])}. "
