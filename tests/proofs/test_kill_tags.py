@@ -120,9 +120,11 @@ def names(root, text) -> list:
 
 
 def kill_while(fork, root, moments, command, longest, count):
-    """Kill a command at random moments; (how often it was hit, how often a half run was left, how often a new one counted)."""
-    hit = half = new = 0
-    for _ in range(count):
+    """Kill a command so often at random moments; (how often, how often a half run was left, how often a new one counted)."""
+    hit = half = new = tries = 0
+    while hit < count:
+        tries += 1
+        assert tries < 4 * count
         before, kept = snapshots(root), runs(root)
         hit += fork(command, moments.uniform(0, longest)) == -9
         half += bool(list((root / "tags").rglob(".new-*")))
@@ -149,12 +151,13 @@ def test_tags_killed_at_any_moment_are_whole(tmp_path, record_proof):
     fork = Forker(root)
 
     long = max(timed(fork, "snapshot 2023-06-01"), timed(fork, "snapshot 2023-06-01"))
-    shots = kill_while(fork, root, moments, "snapshot 2023-07-01", long, 18)
+    shots = kill_while(fork, root, moments, "snapshot 2023-07-01", long, 20)
     long = timed(fork, "refresh 2023-08-10")
-    freshes = kill_while(fork, root, moments, "refresh 2023-08-20", long, 12)
+    freshes = kill_while(fork, root, moments, "refresh 2023-08-20", long, 10)
 
     struck, told = 0, []
-    for n in range(10):                                   # more than 64 files, so that some kills fall on the many that become one
+    for n in range(25):                                   # more than 64 files, so that some kills fall on the many that become one
+        if struck == 10: break
         struck += fork(f"assign {100 * n}:12", moments.uniform(0.05, 1.2)) == -9
         told += map(int, fork.said)
         log = logged(root)
@@ -162,8 +165,9 @@ def test_tags_killed_at_any_moment_are_whole(tmp_path, record_proof):
     assert fork("assign 5000:1") == 0 and 5000 in logged(root)
 
     hits = unfinished = 0
-    targets, long = moments.sample(people, 10), None
+    targets, long = moments.sample(people, 30), None
     for who in targets:
+        if hits == 10: break
         if long is None:                                  # how long it takes, on one who is not counted
             long = timed(fork, f"forget {next(p for p in people if p not in targets)}")
         status = fork(f"forget {who}", moments.uniform(0, long))
@@ -177,7 +181,7 @@ def test_tags_killed_at_any_moment_are_whole(tmp_path, record_proof):
     fork.close()
 
     kills = shots[0] + freshes[0] + struck + hits
-    assert kills >= 0.6 * KILLS and shots[1] + freshes[1] >= 5 and unfinished >= 3   # the kills did strike
+    assert kills >= KILLS and shots[1] + freshes[1] >= 5 and unfinished >= 3   # the kills did strike
     record_proof({"kills": kills, "in snapshots": shots[0], "in refreshes": freshes[0], "in assignments": struck, "in forgetting": hits,
                   "left a half run": shots[1] + freshes[1], "left forgetting unfinished": unfinished,
                   "a newer run counted by then": shots[2] + freshes[2], "half snapshots seen": 0, "snapshots or entries lost": 0,
