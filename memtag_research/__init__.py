@@ -41,7 +41,7 @@
 - `memtag_research.tags.linter`: Every mistake of a catalogue at once, with its place; and doubts that do not stop it
 - `memtag_research.tags.reach`: Whether one rule holds wherever another does, as far as their texts show
 - `memtag_research.tags.rows`: The rows of a source that are known at a date, and what they add up to
-- `memtag_research.tags.segments`: Members named by a rule over tags: how many, who, why not, who else; the same answer from YAML, Python and JSON
+- `memtag_research.tags.segments`: Members named by a rule over tags: how many, who, why not; from YAML, Python and JSON
 - `memtag_research.tags.store`: Snapshots of tags that appear whole or not at all, what people assigned, and the history of both
 - `memtag_research.world.baskets`: Products, stores, the lines of every order, how they were paid, and what came back
 - `memtag_research.world.calendar`: Festivals, and how heavy each day of the year is

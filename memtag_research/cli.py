@@ -284,7 +284,7 @@ def tag_list(root, class_, lang):
     from memtag_research.core import did_you_mean
     from memtag_research.language import label
     from memtag_research.tags.definition import CLASSES
-    from memtag_research.tags.segments import title_of
+    from memtag_research.tags.describe import title_of
     ws, catalogue = _open(root)
     if class_ not in (None, *CLASSES):
         raise ParameterError(f"there is no class {class_!r}.{did_you_mean(class_, CLASSES)} The classes are {', '.join(CLASSES)}.")
@@ -306,7 +306,7 @@ def tag_show(name, root, lang):
     from memtag_research.tags.definition import Catalogue
     from memtag_research.tags.describe import lineage
     from memtag_research.tags.graph import closure
-    from memtag_research.tags.segments import title_of
+    from memtag_research.tags.describe import title_of
     ws, catalogue = _open(root)
     t, lang = _one(catalogue, "tags", name), lang or ws.config.lang
     click.echo(f"{click.style(name, bold=True)}  {title_of(t, lang)}")
@@ -402,8 +402,7 @@ def _snapshot(made, catalogue, ws, lang):
 def _counts(made, tag, lang, most=8):
     "A tag's members by value in one line, most first as declared."
     from memtag_research.language import format_percent, label
-    from memtag_research.tags.export import value_title
-    from memtag_research.tags.segments import title_of
+    from memtag_research.tags.describe import title_of, value_title
     about = made.tags[tag.name]
     title = lambda v: value_title(tag, v, lang) if about["type"] not in ("number", "date") else label("value_known", lang)
     values = {title(v): n for v, n in about["values"].items()}
@@ -439,7 +438,7 @@ def tag_history(member, root, tags, lang):
 
 def _spell(catalogue, row, lang):
     "A value and its days."
-    from memtag_research.tags.export import value_title
+    from memtag_research.tags.describe import value_title
     tag = catalogue.tags.get(row.tag)
     value = value_title(tag, row.value, lang) if tag else row.value
     end = "" if row.valid_to is None or row.valid_to != row.valid_to else str(row.valid_to)[:10]
@@ -501,11 +500,11 @@ def tag_explain(name, member, root, as_of, lang):
     "Why a member has the value that it has."
     from memtag_research.tags.explain import explain_tag
     from memtag_research.tags.graph import closure
-    from memtag_research.tags.store import _frozen, all_tables
+    from memtag_research.tags.store import all_tables, frozen_parameters
     ws, catalogue = _open(root)
     _one(catalogue, "tags", name)
     day, lang = _day(ws, as_of), lang or ws.config.lang
-    frozen = _frozen(ws.root, closure(catalogue, [name]), day)
+    frozen = frozen_parameters(ws.root, closure(catalogue, [name]), day)
     click.echo(explain_tag(catalogue, all_tables(ws), day, name, member, frozen, lang, zone=ws.config.zone))
 
 # %% ../nbs/40_cli.ipynb #797d0541
@@ -525,7 +524,7 @@ def _where_option(command):
 @_lang_option
 def segment_list(root, lang):
     "List the segments of the catalogue."
-    from memtag_research.tags.segments import title_of
+    from memtag_research.tags.describe import title_of
     ws, catalogue = _open(root)
     for s in catalogue.segments.values():
         minus = f" minus {', '.join(s.minus)}" if s.minus else ""

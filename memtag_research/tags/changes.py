@@ -167,6 +167,15 @@ def _counted(steps, old, new, name):
     return rows.group_by("before", "after", *_COLUMNS).agg(members=lambda t: t.count()).execute()
 
 # %% ../../nbs/tags/09_changes.ipynb #a5dbce16
+def _worded(labels, tag, value, lang):
+    "A value as people read it."
+    return label("unknown", lang) if value == _UNKNOWN else labels.get((tag, value), {}).get(lang) or value
+
+def _html(made, lang):
+    said = "".join(f"<p>{html.escape(n)}</p>" for n in made.notes)
+    return f"<p><b>{made.t0} → {made.t1}</b></p>{made.table(lang).to_html(index=False)}{said}"
+
+# %% ../../nbs/tags/09_changes.ipynb #128c6bad
 @dataclass(frozen=True)
 class Diff:
     "What changed between two snapshots."
@@ -177,6 +186,8 @@ class Diff:
     titles: dict           # tag → title by language
     labels: dict           # (tag, value) → label by language
     notes: tuple = ()      # what could not be told apart, and why
+    lang: str = "en"       # of the workspace
+
     def matrix(self, tag: str) -> pd.DataFrame:  # from × to, members who changed
         "Where the members of a tag went."
         if tag not in self.titles: raise ParameterError(f"the difference has no tag {tag!r}.{did_you_mean(tag, self.titles)}")
@@ -187,20 +198,18 @@ class Diff:
         found = self.moves.pivot_table(index="tag", columns="part", values="members", aggfunc="sum", fill_value=0)
         return found.reindex(index=list(self.titles), columns=list(PARTS), fill_value=0).rename_axis(columns=None).reset_index()
 
-    def table(self, lang: str = "en") -> pd.DataFrame:
+    def table(self, lang: str | None = None) -> pd.DataFrame:
         "The values as people read them."
+        lang = lang or self.lang
         rows = self.values.assign(tag=[self.titles[t].get(lang) or t for t in self.values.tag],
-                                  value=[self._value(t, v, lang) for t, v in zip(self.values.tag, self.values.value)])
+                                  value=[_worded(self.labels, t, v, lang) for t, v in zip(self.values.tag, self.values.value)])
         for c in rows.columns[2:]: rows[c] = [format_number(n, lang, short=False) for n in rows[c]]
         return rows.rename(columns={"tag": label("tag", lang), "value": label("tag_value", lang)}
                            | {c: label(f"change_{c}", lang) for c in rows.columns[2:]})
-    def _value(self, tag, value, lang):
-        return label("unknown", lang) if value == _UNKNOWN else self.labels.get((tag, value), {}).get(lang) or value
-    def to_html(self, lang: str = "en") -> str:
-        "A table for a page."
-        said = "".join(f"<p>{html.escape(n)}</p>" for n in self.notes)
-        return f"<p><b>{self.t0} → {self.t1}</b></p>{self.table(lang).to_html(index=False)}{said}"
-    def to_text(self, lang: str = "en") -> str:
+
+    def to_html(self, lang: str | None = None) -> str: "A table for a page."; return _html(self, lang)
+
+    def to_text(self, lang: str | None = None) -> str:
         "A table for a terminal."
         return "\n".join([f"{self.t0} → {self.t1}", self.table(lang).to_string(index=False), *self.notes])
 
@@ -233,7 +242,7 @@ def diff(
     together = lambda frames: pd.concat([frames[n].assign(tag=n) for n in names], ignore_index=True)
     titles, labels = _words(old, new, names)
     front = lambda frame: frame[["tag", *[c for c in frame.columns if c != "tag"]]]
-    return Diff(t0, t1, front(together(values)), front(together(moves)), titles, labels, tuple(notes))
+    return Diff(t0, t1, front(together(values)), front(together(moves)), titles, labels, tuple(notes), ws.config.lang)
 
 def _shown(rows, name, old, new):
     "The rows as they are; numbers by whether they are known, and changed."

@@ -17,6 +17,7 @@ from html import escape
 import ibis
 
 from ..core import NotComputable, ParameterError, check_as_of, did_you_mean, mask
+from ..data.workspace import Workspace
 from .compile import workings
 from .definition import Catalogue, Tag
 from .expression import explain, parse, quantile_call
@@ -204,10 +205,11 @@ def explain_tag(
     tag: str,          # name of the tag
     member_id: str,    # as in the tables; printed masked
     parameters=None,   # name → value or Calibrated, instead of calibrating it
-    lang: str = "en",  # en or zh
+    lang: str | None = None,  # en or zh; the workspace's, else English
     **how,             # zone, knowledge_time, expiry_as_of: as compile_tags takes them
 ) -> Explanation:
     "Why a member has this value of a tag."
+    lang = lang or (tables.config.lang if isinstance(tables, Workspace) else "en")
     if lang not in ("en", "zh"): raise ParameterError(f"lang must be 'en' or 'zh', not {lang!r}.{did_you_mean(lang, ['en', 'zh'])}")
     made = workings(catalogue, tables, check_as_of(as_of), tag, parameters, **how)
     if tag in made.gaps: raise NotComputable(f"{tag} is not computable: {made.gaps[tag]}.")

@@ -65,6 +65,7 @@ def findings(
     malformed=(),         # (section, name) of definitions whose form is wrong already: what they lack is not told again
 ) -> tuple[list, list]:   # problems, warnings
     "What is wrong with a catalogue, and what is doubtful."
+    if hasattr(tables, "table"): tables = {name: tables.table(name) for name in tables.tables()}   # a workspace opens a file at each call
     at = _Check(catalogue, tables, malformed)
     for node in at.nodes:
         for part in parts(at.of(node)): at.attempt(node, parse, part.text, place(catalogue, *node, *part.keys))

@@ -1,4 +1,4 @@
-"""Members named by a rule over tags: how many, who, why not, who else; the same answer from YAML, Python and JSON
+"""Members named by a rule over tags: how many, who, why not; from YAML, Python and JSON
 
 In: a workspace (or tables by name), a catalogue, a rule over names of tags, metrics and segments, and `as_of`. Out: an
 `Audience`, the members for whom the rule holds at that date. It reads the store's snapshot of the date where one was
@@ -12,8 +12,8 @@ for a sample or a holdout depends on the member's id and a salt only, whoever el
 
 # %% auto #0
 __all__ = ['Rule', 'tag', 'rule', 'is_drawn', 'count_interval', 'evaluate_segment', 'register_segment', 'segment_parts', 'Base',
-           'Audience', 'title_of', 'language_of', 'Estimate', 'estimate_size', 'Reasons', 'explain_member', 'Overlap',
-           'overlap', 'hold_out', 'eligible', 'to_logic', 'from_logic', 'with_members', 'save_segment']
+           'Audience', 'language_of', 'Estimate', 'estimate_size', 'Reasons', 'explain_member', 'Overlap', 'overlap',
+           'hold_out', 'eligible', 'to_logic', 'from_logic', 'with_members', 'save_segment']
 
 # %% ../../nbs/tags/10_segments.ipynb #24b3161f
 import hashlib
@@ -37,11 +37,12 @@ from ..language import format_number, format_percent, label
 from .catalogues import read_catalogue, write_catalogue
 from .compile import compile_tags
 from .definition import Catalogue, Segment
+from .describe import title_of
 from .explain import explain_tag
 from .expression import check, explain, from_json_logic, parse, quantile_call, to_ibis, to_json_logic
 from .graph import closure, definition_hash, types
 from .linter import NAME
-from .store import Store, _frozen, all_tables
+from .store import Store, all_tables, frozen_parameters
 
 # %% ../../nbs/tags/10_segments.ipynb #c4b8ec83
 class Rule:
@@ -253,7 +254,7 @@ def _compiled(tables, catalogue, tags, metrics, as_of, parameters):
     given, zone, frozen = tables, None, {}
     if isinstance(tables, Workspace):
         given, zone = all_tables(tables), tables.config.zone
-        frozen = _frozen(tables.root, closure(catalogue, [*tags, *metrics]), as_of)
+        frozen = frozen_parameters(tables.root, closure(catalogue, [*tags, *metrics]), as_of)
     made = compile_tags(catalogue, given, as_of, tags, metrics=metrics, parameters={**frozen, **(parameters or {})}, zone=zone)
     return Base(made.expr, "compiled from the tables", dict(made.parameters), dict(made.not_computable), tuple(made.warnings), True)
 
@@ -394,13 +395,6 @@ def _table_html(head, rows, caption=""):
     title = f"<caption style='text-align:left;font-weight:bold'>{html.escape(caption)}</caption>" if caption else ""
     top = f"<tr>{''.join(cell(h, 'th') for h in head)}</tr>" if head else ""
     return f"<table>{title}{top}{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-
-def title_of(
-    thing,      # a tag or a segment
-    lang: str,  # en | zh
-) -> str:       # its title, or its name
-    "What people read for a tag or segment."
-    return thing.title.get(lang) or thing.title.get("en") or thing.name
 
 def language_of(tables) -> str:
     "The language of a workspace; English for tables without one."
