@@ -19,10 +19,11 @@ from memtag_research.core import MemtagError, NotComputable, ParameterError
 from memtag_research.data.privacy import KeyMap, writing_tags
 from memtag_research.data.simulate import make_programme
 from memtag_research.data.workspace import open_workspace
+from memtag_research.insight.catalogue import shipped_catalogue
 from memtag_research.tags import store as module
 from memtag_research.tags.catalogues import read_catalogue
 from memtag_research.tags.compile import compile_tags
-from memtag_research.tags.store import Store, all_tables, assign, assign_many, put_scores, refresh, revoke, take_snapshot
+from memtag_research.tags.store import Store, all_tables, assign, assign_many, backfill, put_scores, refresh, revoke, take_snapshot
 
 TEXT = """
 sources:
@@ -321,7 +322,7 @@ def test_refresh_computes_what_is_due_and_carries_the_rest(ws):
             assert have[tag].astype(object).where(have[tag].notna(), None).tolist() == want.astype(object).where(want.notna(), None).tolist(), (day, tag)
 
 
-def _frozen(ws, day): return module._frozen(ws.root, CATALOGUE, day)
+def _frozen(ws, day): return module.frozen_parameters(ws.root, CATALOGUE, day)
 
 
 def test_refresh_notices_definitions_and_late_rows(ws):
@@ -471,3 +472,34 @@ def test_assigned_tags_and_scores_reach_the_tags(ws):
     assert frame.vip.dropna().to_dict() == {members[0]: "gold"}
     assert frame.risk.dropna().to_dict() == dict(zip(members, ["high", "low", "low"]))
     with pytest.raises(ParameterError, match="a member has two scores"): put_scores(ws, pd.DataFrame({"member_id": members[:1] * 2, "score": [1, 2]}), "churn", as_of=DAY)
+
+
+def test_a_run_of_a_few_tags_leaves_the_others_of_its_date(tmp_path):
+    "The new run carries them as they were; nothing of the date is lost, and the same run twice is one run."
+    ws, shipped = make_programme(300, "2023-01-01", "2024-01-01", seed=2, directory=tmp_path / "ws").workspace, shipped_catalogue()
+    first = take_snapshot(ws, shipped, "2023-12-01", tags=["lifecycle", "category_affinity"])
+    second = take_snapshot(ws, shipped, "2023-12-01", tags=["main_channel"])
+    assert list(second.tags) == ["lifecycle", "category_affinity", "main_channel"]
+    assert second.tags["lifecycle"]["run"] == first.run and second.tags["main_channel"]["run"] == second.run
+    before, after = (s.table().execute().set_index("member_key") for s in (first, second))
+    assert after.lifecycle.equals(before.lifecycle.reindex(after.index)) and len(before) == len(after)
+    again = take_snapshot(ws, shipped, "2023-12-01", tags=["main_channel"])
+    assert again.unchanged and again.run == second.run
+    both = take_snapshot(ws, shipped, "2023-12-01", tags=["lifecycle"], force=True)
+    assert set(both.tags) == set(second.tags) and both.tags["main_channel"]["run"] == second.run
+    backfill(ws, shipped, ["2023-12-01", "2023-11-01"], tags=["tier"])
+    assert set(Store(ws).snapshot("2023-12-01").tags) == {*second.tags, "tier"} and set(Store(ws).snapshot("2023-11-01").tags) == {"tier"}
+
+
+def test_history_has_lists_beside_texts(tmp_path):
+    "Lists are told as JSON; a history of every shipped tag, held against the snapshots it is made of."
+    ws = make_programme(300, "2023-01-01", "2024-01-01", seed=2, directory=tmp_path / "ws").workspace
+    made = backfill(ws, shipped_catalogue(), ["2023-11-01", "2023-12-01"])
+    spans = Store(ws).history().execute()
+    for snapshot in made:
+        at = spans[(spans.valid_from.dt.date <= snapshot.as_of) & ~(spans.valid_to.dt.date <= snapshot.as_of)]
+        frame = snapshot.table().execute().set_index("member_key")
+        for name in ("category_affinity", "lifecycle"):
+            got = at[at.tag == name].set_index("member_key").value
+            want = frame[name].dropna().map(lambda v: v if isinstance(v, str) else json.dumps(list(v), separators=(",", ":")))
+            assert got.sort_index().equals(want.sort_index().astype(got.dtype).rename("value")), name

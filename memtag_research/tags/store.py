@@ -39,7 +39,7 @@ from ..language import format_number, format_percent, label
 from .calibrate import Calibrated, freeze_date
 from .catalogues import read_catalogue, write_catalogue
 from .compile import compile_many, compile_tags
-from .definition import FlagTag
+from .definition import Catalogue, FlagTag
 from .describe import table_html, title_of, value_title
 from .graph import closure, definition_hash
 from .rows import Known
@@ -490,10 +490,11 @@ def _about(catalogue, name, as_of, run, given):
             "given": given, "valid_for": tag.valid_for, "refresh": tag.refresh}
 
 # %% ../../nbs/tags/08_store.ipynb #cb8fee38
-def _store(ws, catalogue, compiled, names, inputs, began, given=None, carried=None, extra=(), extend=None, why=None):
+def _store(ws, catalogue, compiled, names, inputs, began, given=None, carried=None, extra=(), extend=None, why=None, beside=None):
     "Write what was compiled, as one run, with what is carried over."
-    carried, why = carried or {}, why or {}
-    missing = {name: compiled.not_computable[name] for name in names if name in compiled.not_computable}
+    carried, why, told = carried or {}, why or {}, beside.manifest if beside else {}
+    missing = {n: w for n, w in told.get("not_computable", {}).items() if n not in names}
+    missing |= {name: compiled.not_computable[name] for name in names if name in compiled.not_computable}
     there = [name for name in names if name not in missing]
     if not there: raise NotComputable("no tag can be computed: " + "; ".join(f"{name}: {reason}" for name, reason in missing.items()))
     computed = [name for name in there if name not in carried]
@@ -504,8 +505,9 @@ def _store(ws, catalogue, compiled, names, inputs, began, given=None, carried=No
         tags = {name: about[name] | carried.get(name, {}) | {"why": why.get(name, "")} | _counts(table, name) for name in there}
         return {"engine": ws.con.name, "lang": ws.config.lang, "data": _data(ws, catalogue, there, compiled.as_of), "inputs": inputs,
                 "catalogue": write_catalogue(closure(catalogue, names)), "tags": tags, "not_computable": missing,
-                "parameters": {n: vars(p) for n, p in compiled.parameters.items()}, "warnings": list(compiled.warnings),
-                "rows": int(table.count().execute()), "file": _seal(aside / "tags.parquet"), "seconds": round(time.monotonic() - began, 3)}
+                "parts": {i: of for i, of in told.get("parts", {}).items() if not set(of) & set(computed)} | {inputs: list(names)},
+                "parameters": told.get("parameters", {}) | {n: vars(p) for n, p in compiled.parameters.items()},
+                "warnings": list(compiled.warnings), "rows": int(table.count().execute()), "file": _seal(aside / "tags.parquet"), "seconds": round(time.monotonic() - began, 3)}
     made = _publish(ws.root, compiled.as_of, build)
     _freeze(ws.root, catalogue, compiled.as_of, compiled.parameters)
     return made
@@ -516,6 +518,32 @@ def _data(ws, catalogue, names, as_of):
     return {"fingerprint": ws.fingerprint, "sha256": ws.manifest["sha256"], "tables": rows, "known": _marks(ws, catalogue, names, as_of)}
 
 # %% ../../nbs/tags/08_store.ipynb #3101898e
+def _beside(root, as_of, names):
+    "The snapshot of a date that has other tags than these; None where there is none."
+    if as_of not in _dates(root): return None
+    try: now = _current(root, as_of)
+    except MemtagError: return None   # a damaged one; it is being made anew
+    return now if set(now.tags) - set(names) else None
+
+def _there(root, as_of, inputs, names):
+    "A snapshot of a date that has these tags from equal inputs, or None."
+    if (now := _beside(root, as_of, names)): return _declare(now.folder, unchanged=True) if inputs in now.manifest["parts"] else None
+    return _declare(there, unchanged=True) if (there := _same(root, as_of, inputs)) else None
+
+def _put(ws, catalogue, compiled, names, inputs, began, parameters):
+    "Write tags as a run, beside the other tags that the date has already."
+    if (now := _beside(ws.root, compiled.as_of, names)) is None:
+        return _store(ws, catalogue, compiled, names, inputs, began, given=parameters)
+    origins = _origins(ws.root, now, compiled.as_of)
+    carried = {n: about for n, about in now.tags.items() if n not in names and about["run"] in origins}
+    then = read_catalogue(now.manifest["catalogue"])
+    parts = ("sources", "parameters", "metrics", "segments")
+    both = Catalogue(**{part: {**getattr(then, part), **getattr(catalogue, part)} for part in parts},
+                     tags={**catalogue.tags, **{n: then.tags[n] for n in carried}})
+    return _store(ws, both, compiled, [*carried, *names], inputs, began, given=parameters, carried=carried, beside=now,
+                  extend=_carry(origins, carried, compiled.as_of, {}))
+
+# %% ../../nbs/tags/08_store.ipynb #ab4b2d3d
 def take_snapshot(
     ws: Workspace,
     catalogue,             # definitions
@@ -529,10 +557,10 @@ def take_snapshot(
     as_of, began, names = check_as_of(as_of), time.monotonic(), _chosen(catalogue, tags)
     with writing_tags(ws.root):
         inputs = _inputs(ws, catalogue, names, as_of, parameters)
-        if not force and (there := _same(ws.root, as_of, inputs)): return _declare(there, unchanged=True)
+        if not force and (there := _there(ws.root, as_of, inputs, names)): return there
         frozen = frozen_parameters(ws.root, closure(catalogue, names), as_of)
         compiled = compile_tags(catalogue, all_tables(ws), as_of, names, parameters=frozen | (parameters or {}), zone=ws.config.zone)
-        return _store(ws, catalogue, compiled, names, inputs, began, given=parameters)
+        return _put(ws, catalogue, compiled, names, inputs, began, parameters)
 
 # %% ../../nbs/tags/08_store.ipynb #d5e81c7f
 def backfill(
@@ -548,11 +576,11 @@ def backfill(
     with writing_tags(ws.root):
         inputs = {day: _inputs(ws, catalogue, names, day, parameters) for day in sorted(map(check_as_of, set(dates)))}
         for day in inputs:
-            if not force and (there := _same(ws.root, day, inputs[day])): made[day] = _declare(there, unchanged=True)
+            if not force and (there := _there(ws.root, day, inputs[day], names)): made[day] = there
         for days, frozen in _passes(ws, closure(catalogue, names), [day for day in inputs if day not in made]):
             began, given = time.monotonic(), frozen | (parameters or {})
             for compiled in compile_many(catalogue, all_tables(ws), days, names, parameters=given, zone=ws.config.zone):
-                made[compiled.as_of] = _store(ws, catalogue, compiled, names, inputs[compiled.as_of], began, given=parameters)
+                made[compiled.as_of] = _put(ws, catalogue, compiled, names, inputs[compiled.as_of], began, parameters)
                 began = time.monotonic()
     return [made[day] for day in sorted(made)]
 
@@ -698,10 +726,10 @@ def _tags_as_of(store, as_of, tags, by):
 def _to_json(values: dt.Array(dt.string)) -> str: ...
 
 def as_text(column):
-    "A value as the history has it, so that each text is one value."
+    "A value as the history has it, so that each text is one value."   # `concat`: DuckDB has a type for JSON, which no text joins
     kind = column.type()
     if kind.is_boolean(): return ibis.cases((column, "true"), (~column, "false"), else_=ibis.null("string"))
-    return _to_json(column).cast("string") if kind.is_array() else column.cast("string")
+    return _to_json(column).concat("") if kind.is_array() else column.cast("string")
 
 # %% ../../nbs/tags/08_store.ipynb #c60270e1
 _EVER = date(9999, 12, 31)   # the end of what still holds, until the last step
