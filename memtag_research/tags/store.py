@@ -507,7 +507,8 @@ def _store(ws, catalogue, compiled, names, inputs, began, given=None, carried=No
                 "catalogue": write_catalogue(closure(catalogue, names)), "tags": tags, "not_computable": missing,
                 "parts": {i: of for i, of in told.get("parts", {}).items() if not set(of) & set(computed)} | {inputs: list(names)},
                 "parameters": told.get("parameters", {}) | {n: vars(p) for n, p in compiled.parameters.items()},
-                "warnings": list(compiled.warnings), "rows": int(table.count().execute()), "file": _seal(aside / "tags.parquet"), "seconds": round(time.monotonic() - began, 3)}
+                "warnings": list(compiled.warnings), "rows": int(table.count().execute()),
+                "file": _seal(aside / "tags.parquet"), "seconds": round(time.monotonic() - began, 3)}
     made = _publish(ws.root, compiled.as_of, build)
     _freeze(ws.root, catalogue, compiled.as_of, compiled.parameters)
     return made
