@@ -2848,7 +2848,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                             'memtag_research.tags.store._dates': ( 'tags/store.html#_dates',
                                                                                    'memtag_research/tags/store.py'),
                                             'memtag_research.tags.store._day': ('tags/store.html#_day', 'memtag_research/tags/store.py'),
-                                            'memtag_research.tags.store._days': ('tags/store.html#_days', 'memtag_research/tags/store.py'),
                                             'memtag_research.tags.store._declare': ( 'tags/store.html#_declare',
                                                                                      'memtag_research/tags/store.py'),
                                             'memtag_research.tags.store._freeze': ( 'tags/store.html#_freeze',

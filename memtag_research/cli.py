@@ -541,9 +541,10 @@ def segment_size(name, root, where, as_of, fraction):
     "Count the members of a segment."
     from memtag_research.language import format_percent
     audience = _audience(root, name, where, as_of)
-    size, base = (audience.size(), audience.base_size()) if fraction is None else (0, 0)
     if fraction is not None: click.echo(audience.estimate(fraction))
-    else: click.echo(f"{size:,} of {base:,} members ({format_percent(size / max(base, 1))}) as of {audience.as_of}")
+    else:
+        size, base = audience.size(), audience.base_size()
+        click.echo(f"{size:,} of {base:,} members ({format_percent(size / max(base, 1))}) as of {audience.as_of}")
     for said in (audience.source, *audience.warnings): click.echo(click.style(said, dim=True), err=True)
 
 # %% ../nbs/40_cli.ipynb #bce4e1dc

@@ -77,7 +77,7 @@ def members(whole):
     return frame(whole)
 
 
-def same(a, b):
+def assert_same(a, b):
     assert_frame_equal(a.reindex(columns=b.columns), b, check_exact=True)
 
 
@@ -189,7 +189,7 @@ def test_segments_are_never_unknown(tables, members):
 def test_the_future_changes_no_tag(whole, members, which, monkeypatch):
     changed = world.in_engine({"cut": world.cut, "poison": world.poison}[which](world.tables(), AS_OF))
     ask = dict(metrics=NAMES, segments=list(CATALOGUE.segments))
-    same(frame(compile_tags(CATALOGUE, changed, AS_OF, **ask)), members)
+    assert_same(frame(compile_tags(CATALOGUE, changed, AS_OF, **ask)), members)
     monkeypatch.setattr(rows, "known", lambda table, as_of: table)
     leaked, other = (frame(compile_tags(CATALOGUE, t, AS_OF, **ask)) for t in (engine_tables(), changed))
     differing = [n for n in CATALOGUE.tags if n not in leaked or n not in other or not leaked[n].reindex(other.index).equals(other[n])]
@@ -199,7 +199,8 @@ def test_the_future_changes_no_tag(whole, members, which, monkeypatch):
 def test_late_records_change_no_tag():
     late, without = world.learn_late(world.tables(), AS_OF)
     got = frame(compile_tags(CATALOGUE, world.in_engine(late), AS_OF, knowledge_time=True))
-    same(got, frame(compile_tags(CATALOGUE, world.in_engine(without), AS_OF)))
+    assert_same(got, frame(compile_tags(CATALOGUE, world.in_engine(without), AS_OF)))
+    assert not got.equals(frame(compile_tags(CATALOGUE, world.in_engine(late), AS_OF)))   # else the late rows matter to nothing
 
 
 DATES = [date(2023, 6, 1), date(2023, 10, 15), AS_OF, date(2024, 6, 30)]
@@ -211,7 +212,7 @@ def test_many_dates_are_each_date(tables):
     made = list(compile_many(CATALOGUE, tables, DATES, **ask))
     assert [c.as_of for c in made] == DATES
     for compiled in made:
-        same(frame(compiled), frame(compile_tags(CATALOGUE, tables, compiled.as_of, **ask)))
+        assert_same(frame(compiled), frame(compile_tags(CATALOGUE, tables, compiled.as_of, **ask)))
     assert frame(made[-1]).used_net.sum() > 0 and not any("used" in n for n in made[0].kept)  # an order may be cancelled later
     assert {"lines by day", "events by day", "orders by day"} <= {n.rpartition(" ")[0] for n in made[0].kept}
 
@@ -258,7 +259,7 @@ def test_what_is_not_computable_is_listed_with_its_reason(tables, members):
     assert set(got.not_computable) == {"topic", "fifth", "margins"}
     assert "no table events" in got.not_computable["topic"]
     assert "the table order_lines has no column cost_cents" in got.not_computable["fifth"]
-    same(frame(got), members[[*got.tags, "good"]])
+    assert_same(frame(got), members[[*got.tags, "good"]])
     with pytest.raises(NotComputable, match="no column cost_cents"):
         compile_tags(CATALOGUE, fewer, AS_OF, ["fifth"])
 
@@ -303,7 +304,7 @@ def test_threads_do_not_matter(members):
     tags = ["level", "fifth", "rfm", "stage", "group", "frozen"]
     for threads in (1, 2, 3):
         con = connect(threads=threads)
-        same(frame(compile_tags(CATALOGUE, world.in_engine(some, con), AS_OF, tags)), members[tags])
+        assert_same(frame(compile_tags(CATALOGUE, world.in_engine(some, con), AS_OF, tags)), members[tags])
 
 
 # --- why --------------------------------------------------------------------------------------------------------------

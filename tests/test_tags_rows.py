@@ -80,7 +80,7 @@ def computed(tables, as_of=AS_OF, metrics=METRICS, **how) -> pd.DataFrame:
     return frame.sort_values("member_id").set_index("member_id")
 
 
-def same(a, b):
+def assert_same(a, b):
     assert_frame_equal(a.reindex(columns=b.columns), b, check_exact=True)
 
 
@@ -203,7 +203,7 @@ def cut_tables(which):
 @pytest.mark.parametrize("which", ["cut", "poison"])
 def test_the_future_changes_nothing(tables, which, monkeypatch):
     changed, before = cut_tables(which), computed(tables)
-    same(computed(changed), before)
+    assert_same(computed(changed), before)
     monkeypatch.setattr(rows, "known", lambda table, as_of: table)
     leaked, other = computed(tables), computed(changed)
     differing = [n for n in SPECS if not leaked[n].reindex(other.index).equals(other[n])]
@@ -221,7 +221,7 @@ def test_moments_beside_ends_are_hidden_too(tables):
 
 def test_what_was_recorded_late_was_not_known():
     late, without = world.learn_late(world.tables(), AS_OF)
-    same(computed(world.in_engine(late), knowledge_time=True), computed(world.in_engine(without)))
+    assert_same(computed(world.in_engine(late), knowledge_time=True), computed(world.in_engine(without)))
     assert not computed(world.in_engine(late)).equals(computed(world.in_engine(without)))
 
 
@@ -254,7 +254,7 @@ def test_neither_order_of_rows_nor_threads_matter():
         shuffled = {n: t.take(np.random.default_rng(run).permutation(t.num_rows)) for n, t in world.tables().items() if n in needed}
         got = computed(world.in_engine(shuffled, con), metrics=some)
         base = got if base is None else base
-        same(got, base)
+        assert_same(got, base)
 
 
 def scans(tables, names) -> list[dict]:
@@ -293,7 +293,7 @@ def test_what_is_missing_is_said_and_the_rest_is_computed(tables):
     assert set(gaps) == {"views", "last_topic", "last_kind", "promo", "late_kinds"}
     assert gaps["views"] == "there is no table events" and gaps["last_kind"] == "there is no table stores"
     assert gaps["promo"] == "the table order_lines has no column discount_cents in this workspace"
-    same(got, computed(tables)[got.columns])
+    assert_same(got, computed(tables)[got.columns])
     with pytest.raises(NotComputable, match="metric views: there is no table events"):
         metric_columns(Known(fewer, AS_OF), METRICS, SOURCES)
 

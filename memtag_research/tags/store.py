@@ -42,6 +42,7 @@ from .compile import compile_many, compile_tags
 from .definition import Catalogue, FlagTag
 from .describe import table_html, title_of, value_title
 from .graph import closure, definition_hash
+from .kinds import valid_days
 from .rows import Known
 
 # %% ../../nbs/tags/08_store.ipynb #865505d0
@@ -595,11 +596,9 @@ def _passes(ws, catalogue, days):
     return passes
 
 # %% ../../nbs/tags/08_store.ipynb #ac58f997
-def _days(text): return int(str(text).removesuffix("d")) if text else None
-
 def holds(about, as_of):
     "Whether a value computed then still holds by its `valid_for`."
-    days = _days(about["valid_for"])
+    days = valid_days(about["valid_for"])
     return days is None or as_of < date.fromisoformat(about["computed_as_of"]) + timedelta(days)
 
 def _is_due(refresh, then, as_of):
@@ -739,7 +738,7 @@ def _spells(con, snapshot, number, end, tags):
     "member_key, tag, value and the days of one snapshot, a row a known value."
     rows, names = snapshot.table(con), [n for n in snapshot.tags if tags is None or n in tags]
     if not names: return None
-    until = {n: min(end, date.fromisoformat(a["computed_as_of"]) + timedelta(_days(a["valid_for"]))) if a["valid_for"] else end
+    until = {n: min(end, date.fromisoformat(a["computed_as_of"]) + timedelta(valid_days(a["valid_for"]))) if a["valid_for"] else end
              for n, a in snapshot.tags.items()}
     names = [n for n in names if until[n] > snapshot.as_of]
     long = rows.select("member_key", **{n: as_text(rows[n]) for n in names}).pivot_longer(names, names_to="tag", values_to="value")
