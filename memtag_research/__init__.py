@@ -1,6 +1,8 @@
 """Modules:
 
-- `memtag_research.cli`: `memtag`: argument parsing only; every command is one call of the package
+- `memtag_research.commands.base`: Errors as exit codes, options that mean the same everywhere, a workspace opened
+- `memtag_research.commands.segments`: `memtag segment list | size | explain | sql | export`
+- `memtag_research.commands.tags`: `memtag tag list | show | check | run | history | diff | assign | explain`
 - `memtag_research.core`: Errors that say what to do, masking of personal values, and the few checks that everybody needs
 - `memtag_research.data.contracts`: The canonical tables as data, and checks of whole tables inside the engine
 - `memtag_research.data.datasets`: Public data with source and licence, each brought in through a mapping like any other
@@ -36,13 +38,16 @@
 - `memtag_research.tags.explain`: Why a member has this value of a tag: the rule, what it looked at, and from which days
 - `memtag_research.tags.export`: A segment as a file for another tool: nobody in it who said no, none under age, and a record of it
 - `memtag_research.tags.expression`: The language of tag rules: parsed, typed, compiled, evaluated; three-valued
+- `memtag_research.tags.given`: Assigned tags and model scores in a log that is only ever added to
 - `memtag_research.tags.graph`: Names, types, order of evaluation, the closure of a tag, and a hash that changes when its values may
 - `memtag_research.tags.kinds`: Kinds of tags that look at rows: affinity, sequence, assigned, … each as a small table of member and value
 - `memtag_research.tags.linter`: Every mistake of a catalogue at once, with its place; and doubts that do not stop it
 - `memtag_research.tags.reach`: Whether one rule holds wherever another does, as far as their texts show
 - `memtag_research.tags.rows`: The rows of a source that are known at a date, and what they add up to
+- `memtag_research.tags.runs`: A catalogue computed and kept: at one date, at many, or only what is due
 - `memtag_research.tags.segments`: Members named by a rule over tags: how many, who, why not; from YAML, Python and JSON
-- `memtag_research.tags.store`: Snapshots of tags that appear whole or not at all, what people assigned, and the history of both
+- `memtag_research.tags.snapshots`: The tags of all members at a date, as files that appear whole or not at all
+- `memtag_research.tags.store`: What held when: a workspace's snapshots by date, their history, and whether they are whole
 - `memtag_research.world.baskets`: Products, stores, the lines of every order, how they were paid, and what came back
 - `memtag_research.world.calendar`: Festivals, and how heavy each day of the year is
 - `memtag_research.world.contacts`: Visits, messages, consents, opinions and ids of the people of a block: all that happens beside buying
