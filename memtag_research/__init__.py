@@ -34,6 +34,7 @@
 - `memtag_research.tags.cubes`: Rows added up once by member and day, so that many dates do not read them again
 - `memtag_research.tags.definition`: What a source, a metric, a tag and a segment are, as data
 - `memtag_research.tags.describe`: Lineage from column to segment, tables for the eye, and the schema and reference of the YAML
+- `memtag_research.tags.draws`: Some members drawn by their ids, the same ones every time, and what they say about all
 - `memtag_research.tags.examples`: The value of a tag for one row of values, in plain Python; and the examples that a definition must keep
 - `memtag_research.tags.explain`: Why a member has this value of a tag: the rule, what it looked at, and from which days
 - `memtag_research.tags.export`: A segment as a file for another tool: nobody in it who said no, none under age, and a record of it
@@ -43,9 +44,12 @@
 - `memtag_research.tags.kinds`: Kinds of tags that look at rows: affinity, sequence, assigned, … each as a small table of member and value
 - `memtag_research.tags.linter`: Every mistake of a catalogue at once, with its place; and doubts that do not stop it
 - `memtag_research.tags.reach`: Whether one rule holds wherever another does, as far as their texts show
+- `memtag_research.tags.reasons`: Why a member belongs to a segment or not: what decided, and each condition with its truth
 - `memtag_research.tags.rows`: The rows of a source that are known at a date, and what they add up to
+- `memtag_research.tags.rules`: Rules over tags, written in Python, as text or as JSON, and held against a catalogue before anything is computed
 - `memtag_research.tags.runs`: A catalogue computed and kept: at one date, at many, or only what is due
-- `memtag_research.tags.segments`: Members named by a rule over tags: how many, who, why not; from YAML, Python and JSON
+- `memtag_research.tags.segment_files`: A segment put into the workspace's catalogue: its lists hold keys, and the file keeps what people wrote in it
+- `memtag_research.tags.segments`: Members named by a rule over tags: how many, who, why not, and whom two rules share
 - `memtag_research.tags.snapshots`: The tags of all members at a date, as files that appear whole or not at all
 - `memtag_research.tags.store`: What held when: a workspace's snapshots by date, their history, and whether they are whole
 - `memtag_research.world.baskets`: Products, stores, the lines of every order, how they were paid, and what came back

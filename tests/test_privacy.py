@@ -21,7 +21,9 @@ from memtag_research.data.privacy import KeyMap, forget
 from memtag_research.data.simulate import make_programme
 from memtag_research.data.workspace import open_workspace
 from memtag_research.tags.catalogues import read_catalogue
-from memtag_research.tags.store import Store, assign, assign_many, put_scores, take_snapshot
+from memtag_research.tags.given import assign, assign_many, put_scores
+from memtag_research.tags.runs import take_snapshot
+from memtag_research.tags.store import Store
 
 CATALOGUE = read_catalogue("""
 sources: {orders: {table: orders}}

@@ -1,6 +1,7 @@
 """Differences of snapshots: the parts add up to the whole, and each planted cause is found in its own part."""
 
 import json
+import unicodedata
 from datetime import date
 
 import pandas as pd
@@ -15,7 +16,9 @@ from memtag_research.data.workspace import open_workspace
 from memtag_research.tags import changes
 from memtag_research.tags.catalogues import read_catalogue
 from memtag_research.tags.changes import PARTS, diff, split
-from memtag_research.tags.store import Store, assign, refresh, take_snapshot
+from memtag_research.tags.given import assign
+from memtag_research.tags.runs import refresh, take_snapshot
+from memtag_research.tags.store import Store
 
 VALUE = st.sampled_from([None, "a", "b", "c"])
 MEMBER = st.tuples(st.booleans(), st.booleans(), *[VALUE] * len(changes._COLUMNS)).filter(lambda m: m[0] or m[1])
@@ -196,3 +199,49 @@ def test_how_it_reads(ws):
     with pytest.raises(ParameterError, match="Did you mean 'bought'"): diff(ws, T0, T1, "bougt")
     with pytest.raises(NotComputable, match="no snapshot of 2023-07-01"): diff(ws, T0, "2023-07-01")
     with pytest.raises(ParameterError, match="bought"): made.matrix("bough")
+
+
+LISTS = """
+sources: {{lines: {{table: order_lines, join: {{products: product_id}}}}}}
+tags:
+  likes: {{class: interest, kind: affinity, source: lines, by: products.category, days: 365, top: 3, min_tgi: {tgi}, title: {{en: Likes, zh: 喜好}}}}
+  item: {{class: interest, kind: distribution, source: lines, by: product_id, days: all, min_rows: 1, min_share: 0.01, title: {{en: Item, zh: 商品}}}}
+"""
+
+
+def test_lists_are_counted_value_by_value(ws):
+    for day, tgi in ((T0, 100), (T1, 130)): take_snapshot(ws, read_catalogue(LISTS.format(tgi=tgi)), day, ["likes"])
+    made = adds_up(diff(ws, T0, T1))
+    a, b = ({k: None if v is None else set(v) for k, v in Store(ws).snapshot(d).table().execute().set_index("member_key").likes.items()} for d in (T0, T1))
+    singles = {v for some in (a, b) for values in some.values() for v in values or ()}
+    assert set(made.values.value) == singles | {"[]", "unknown"} and any(len(v or ()) == 3 for v in a.values())
+    for value, has in [*((v, lambda s, v=v: s is not None and v in s) for v in singles), ("[]", lambda s: s == set()), ("unknown", lambda s: s is None)]:
+        old, new = ({k for k, v in some.items() if has(v)} for some in (a, b))
+        got = row(made, "likes", value)
+        assert (got.before, got.entered, got.left, got.after) == (len(old), len(new - old), len(old - new), len(new)), value
+    assert row(made, "likes", "[]").definition > 0 and "Likes" in made.to_text("en") and "Unknown" in made.to_text("en")
+    changed = sum(a.get(k, 0) != b.get(k, 0) for k in a.keys() | b.keys())
+    assert made.moves.members.sum() == changed       # a member who changed is counted once
+
+
+def test_a_tag_of_many_values_shows_those_that_moved_most(ws):
+    for day in (T0, T1): take_snapshot(ws, read_catalogue(LISTS.format(tgi=100)), day, ["item"])
+    made = diff(ws, T0, T1)
+    n, text = len(made.values), made.to_text("en")
+    shown = made.values[made.values.value.map(lambda v: f"\n{v} " in text)]
+    assert n > 30 and len(shown) <= 20 and f"{n - 20} more values" in text and f"{n - 20} more values" in made.to_html("en")
+    assert (shown.entered + shown.left).min() >= made.values.drop(shown.index)[["entered", "left"]].sum(axis=1).drop(
+        made.values.index[made.values.value == "unknown"], errors="ignore").max()
+
+
+def columns(text): return max(sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line) for line in text.splitlines())
+
+
+def test_tables_fit_a_terminal_and_align_in_chinese(ws):
+    for day in (T0, T1): take_snapshot(ws, OLD, day)
+    made = diff(ws, T0, T1)
+    for lang in ("en", "zh"):
+        text = made.to_text(lang)
+        assert columns(text) <= 100
+        block = text.split("bought")[1].split("\n\n")[0].splitlines()[1:]
+        assert len(block) >= 3 and len({columns(line) for line in block}) == 1     # the last column ends in one place

@@ -18,27 +18,12 @@ from memtag_research.data.privacy import KeyMap
 from memtag_research.data.workspace import open_workspace
 from memtag_research.tags.catalogues import read_catalogue, write_catalogue
 from memtag_research.tags.definition import Catalogue, Segment
+from memtag_research.tags.draws import count_interval, is_drawn
 from memtag_research.tags.expression import evaluate, parse
-from memtag_research.tags.segments import (
-    Audience,
-    count_interval,
-    eligible,
-    estimate_size,
-    evaluate_segment,
-    explain_member,
-    from_logic,
-    hold_out,
-    is_drawn,
-    overlap,
-    register_segment,
-    rule,
-    save_segment,
-    segment_parts,
-    tag,
-    to_logic,
-    with_members,
-)
-from memtag_research.tags.store import take_snapshot
+from memtag_research.tags.rules import from_logic, register_segment, rule, segment_parts, tag, to_logic
+from memtag_research.tags.runs import take_snapshot
+from memtag_research.tags.segment_files import save_segment, with_members
+from memtag_research.tags.segments import Audience, eligible, estimate_size, evaluate_segment, explain_member, hold_out, overlap
 
 AS_OF = world.AS_OF
 CATALOGUE = """
@@ -258,7 +243,7 @@ def test_every_member_is_explained(ws, catalogue, values):
         assert leaves["level in ('mid', 'high')"] == (None if values[member]["level"] is None else values[member]["level"] in ("mid", "high"))
         assert why.minus == {"minor": values[member]["minor"] is True, "quiet": values[member]["stage"] in ("lost", "prospect")}
         if not why.belongs and not any(why.minus.values()): assert why.reason == "rule" and why.clauses[0].value is not True
-    assert explain_member(audience, "nobody at all").reason == "not_a_member"
+    with pytest.raises(ParameterError, match="is no member at 2024-03-10"): explain_member(audience, "nobody at all")
     with pytest.raises(ParameterError, match="is a text"): explain_member(audience, 13812345678)
 
 
@@ -406,7 +391,7 @@ def test_what_cannot_be_saved_leaves_the_file_alone(ws, catalogue):
 def test_readable_in_notebooks_without_a_script(ws, catalogue):
     evil = Segment(name="evil", where="frequent", title={"en": "<script>x</script>"})
     audience = evaluate_segment(ws, catalogue, evil, AS_OF)
-    shown = [audience, audience.estimate(.5), audience.explain("<script>y</script>"), audience.overlap(audience), tag("a") & tag("b")]
+    shown = [audience, audience.estimate(.5), audience.explain(audience.values().member_id[0]), audience.overlap(audience), tag("a") & tag("b")]
     for thing in shown: assert "<script" not in thing._repr_html_() and len(thing._repr_html_()) > 10
     assert register_segment(catalogue, "frequent")[1] == register_segment(catalogue, tag("frequent"))[1]
     assert [s.name for s in segment_parts(catalogue, "wide")] == ["quiet", "target", "wide"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -20,10 +21,13 @@ from memtag_research.data.privacy import KeyMap, writing_tags
 from memtag_research.data.simulate import make_programme
 from memtag_research.data.workspace import open_workspace
 from memtag_research.insight.catalogue import shipped_catalogue
-from memtag_research.tags import store as module
+from memtag_research.tags import given as log_module
+from memtag_research.tags import runs, snapshots
 from memtag_research.tags.catalogues import read_catalogue
 from memtag_research.tags.compile import compile_tags
-from memtag_research.tags.store import Store, all_tables, assign, assign_many, backfill, put_scores, refresh, revoke, take_snapshot
+from memtag_research.tags.given import all_tables, assign, assign_many, put_scores, revoke
+from memtag_research.tags.runs import backfill, refresh, take_snapshot
+from memtag_research.tags.store import Store
 
 TEXT = """
 sources:
@@ -178,7 +182,7 @@ def visible(ws): return {d: Store(ws).snapshot(d).run for d in Store(ws).dates()
 def test_a_full_disk_changes_nothing(ws, monkeypatch, where, nth):
     take_snapshot(ws, CATALOGUE, date(2023, 8, 1), ["bought"])
     before, calls = visible(ws), []
-    holder = {"to_parquet": type(ws.con), "write_table": module.pq, "fsync": os, "rename": os, "replace": os}[where]
+    holder = {"to_parquet": type(ws.con), "write_table": pq, "fsync": os, "rename": os, "replace": os}[where]
     real = getattr(holder, where)
 
     def full(*args, **more):
@@ -276,7 +280,7 @@ def _lose_orders(ws, before="2023-06-01"):
     "A new version of the data without the orders of spring."
     path = ws.folder / "orders.parquet"
     kept = ws.table("orders").filter(lambda t: t.local_date >= before).to_pyarrow()
-    module.pq.write_table(kept, path)
+    pq.write_table(kept, path)
     manifest = json.loads((ws.folder / "manifest.json").read_text())
     (ws.folder / "manifest.json").write_text(json.dumps({**manifest, "sha256": "0" * 64}))
 
@@ -285,12 +289,12 @@ def _lose_orders(ws, before="2023-06-01"):
 
 def test_backfill_is_the_same_as_one_by_one_and_goes_on_where_it_stopped(ws, monkeypatch):
     days, tags = [date(2023, m, 1) for m in (5, 6, 7, 8)], ["bought", "orders", "rhythm", "level"]
-    real, count = module._publish, []
+    real, count = runs.publish, []
     def dies(*args):
         count.append(1)
         if len(count) == 3: raise Killed
         return real(*args)
-    monkeypatch.setattr(module, "_publish", dies)
+    monkeypatch.setattr(runs, "publish", dies)
     with pytest.raises(Killed): Store(ws).backfill(CATALOGUE, days, tags)
     monkeypatch.undo()
     assert Store(ws).dates() == days[:2]
@@ -322,7 +326,7 @@ def test_refresh_computes_what_is_due_and_carries_the_rest(ws):
             assert have[tag].astype(object).where(have[tag].notna(), None).tolist() == want.astype(object).where(want.notna(), None).tolist(), (day, tag)
 
 
-def _frozen(ws, day): return module.frozen_parameters(ws.root, CATALOGUE, day)
+def _frozen(ws, day): return runs.frozen_parameters(ws.root, CATALOGUE, day)
 
 
 def test_refresh_notices_definitions_and_late_rows(ws):
@@ -359,8 +363,8 @@ def snapshot_of(root, day, computed, frame, valid_for):
         about = {"computed_as_of": str(computed), "run": "", "valid_for": valid_for, "definition": "", "kind": "rules", "refresh": "daily",
                  "values": {}, "unknown": 0, "type": "text"}
         return {"tags": {t: {**about, "valid_for": valid_for if t == "p" else ""} for t in frame.columns[1:]}, "rows": len(frame), "seconds": 0,
-                "inputs": "", "not_computable": {}, "file": module._seal(aside / "tags.parquet")}
-    module._publish(root, day, build)
+                "inputs": "", "not_computable": {}, "file": snapshots.seal(aside / "tags.parquet")}
+    snapshots.publish(root, day, build)
 
 
 @settings(max_examples=15, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])   # shrinking would take minutes
@@ -437,7 +441,7 @@ def test_a_kill_while_files_become_one_doubles_nothing(ws, monkeypatch):
     monkeypatch.setattr(Path, "unlink", lambda self, **k: (_ for _ in ()).throw(Killed()))
     with pytest.raises(Killed): assign(ws, CATALOGUE, "vip", who, "gold", ts="2023-03-01")
     monkeypatch.undo()
-    log = module._log(ws, "assigned")
+    log = log_module._log(ws, "assigned")
     assert log.count().execute() == 65 == log.entry.nunique().execute()
 
 

@@ -24,7 +24,9 @@ from datetime import date, timedelta
 from memtag_research.data.privacy import forget
 from memtag_research.data.workspace import open_workspace
 from memtag_research.tags.catalogues import read_catalogue
-from memtag_research.tags.store import Store, assign, refresh, take_snapshot
+from memtag_research.tags.given import assign
+from memtag_research.tags.runs import refresh, take_snapshot
+from memtag_research.tags.store import Store
 
 CATALOGUE = read_catalogue('''
 sources: {{orders: {{table: orders}}}}
@@ -142,7 +144,8 @@ def timed(fork, command) -> float:
 
 
 @pytest.mark.proof(name="kill_tags", covers=["memtag_research/core.py", "memtag_research/data/privacy.py", "memtag_research/data/workspace.py",
-                                             "memtag_research/tags/store.py"])
+                                             "memtag_research/tags/given.py", "memtag_research/tags/runs.py",
+                                             "memtag_research/tags/snapshots.py", "memtag_research/tags/store.py"])
 def test_tags_killed_at_any_moment_are_whole(tmp_path, record_proof):
     from memtag_research.data.simulate import make_programme
     moments, root, begun = random.Random(20231001), tmp_path / "ws", time.monotonic()
@@ -189,7 +192,8 @@ def test_tags_killed_at_any_moment_are_whole(tmp_path, record_proof):
 
 
 @pytest.mark.proof(name="two_writers_of_tags", covers=["memtag_research/data/privacy.py", "memtag_research/data/workspace.py",
-                                                       "memtag_research/tags/store.py"])
+                                                       "memtag_research/tags/given.py", "memtag_research/tags/runs.py",
+                                                       "memtag_research/tags/snapshots.py", "memtag_research/tags/store.py"])
 def test_two_writers_at_once(tmp_path, record_proof):
     from memtag_research.data.simulate import make_programme
     root = tmp_path / "ws"
