@@ -11,10 +11,14 @@ each becomes the other without loss. Rules are texts in the language of `tags.ex
 __all__ = ['LANGS', 'EXPR', 'CLASSES', 'STATUSES', 'PRIVACY', 'PURPOSES', 'REFRESH', 'FREEZE', 'AGGREGATES', 'KINDS', 'Source',
            'Metric', 'Parameter', 'Tag', 'ColumnTag', 'NumberTag', 'FlagTag', 'RulesTag', 'QuantileTag', 'AffinityTag',
            'DistributionTag', 'FirstLastTag', 'SequenceTag', 'ScoreTag', 'AssignedTag', 'ClusterTag', 'SqlTag',
-           'Segment', 'Catalogue']
+           'Segment', 'Catalogue', 'check_arguments', 'as_names']
 
 # %% ../../nbs/tags/02_definition.ipynb #022488be
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+from ..core import ParameterError, mask
+from ..data.workspace import Workspace
 
 # %% ../../nbs/tags/02_definition.ipynb #a8656a63
 def _f(about, default=None, **more):
@@ -253,3 +257,29 @@ class Catalogue:
     segments: dict = field(default_factory=dict)
     places: dict = field(default_factory=dict, compare=False, repr=False)  # (section, name, …) → "file:line"
     replaced: tuple = field(default=(), compare=False)                    # what an overlay said again, one sentence each
+
+# %% ../../nbs/tags/02_definition.ipynb #4b3fb18c
+_WANTED = {"ws": "a Workspace, as open_workspace gives it", "tables": "a Workspace, or a dict of Ibis tables by name",
+           "catalogue": "a Catalogue, as workspace_catalogue or read_catalogue gives it", "member_id": "text, such as 'M00012'"}
+_KIND = {"ws": Workspace, "tables": (Workspace, Mapping), "catalogue": Catalogue, "member_id": str}
+
+def check_arguments(
+    call: str,   # how the function is called: take_snapshot(ws, catalogue, as_of)
+    **given,     # ws, tables, catalogue, member_id: what it got
+):
+    "Refuse an argument that stands in another's place."
+    for name, value in given.items():
+        if isinstance(value, _KIND[name]): continue
+        shown = f"{mask(value)} ({type(value).__name__})" if name == "member_id" else type(value).__name__
+        raise ParameterError(f"{call}: {name} must be {_WANTED[name]}, not {shown}.")
+
+def as_names(
+    names,        # list of names, or one name; None stays None
+    what: str = "tags",
+) -> list | None:
+    "Names as a list, each once; one text is one name."
+    if names is None: return None
+    listed = [names] if isinstance(names, str) else list(names) if isinstance(names, Iterable) else [names]
+    if wrong := [n for n in listed if not isinstance(n, str)]:
+        raise ParameterError(f"{what} must be a name or a list of names, not {wrong[0]!r} ({type(wrong[0]).__name__}).")
+    return list(dict.fromkeys(listed))
