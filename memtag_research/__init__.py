@@ -46,9 +46,9 @@
 - `memtag_research.tags.reach`: Whether one rule holds wherever another does, as far as their texts show
 - `memtag_research.tags.reasons`: Why a member belongs to a segment or not: what decided, and each condition with its truth
 - `memtag_research.tags.rows`: The rows of a source that are known at a date, and what they add up to
-- `memtag_research.tags.rules`: Rules over tags, written in Python, as text or as JSON, and held against a catalogue before anything is computed
+- `memtag_research.tags.rules`: Rules over tags, in Python, text and JSON, held against a catalogue before they run
 - `memtag_research.tags.runs`: A catalogue computed and kept: at one date, at many, or only what is due
-- `memtag_research.tags.segment_files`: A segment put into the workspace's catalogue: its lists hold keys, and the file keeps what people wrote in it
+- `memtag_research.tags.segment_files`: A segment put into the catalogue of a workspace; what people wrote there stays
 - `memtag_research.tags.segments`: Members named by a rule over tags: how many, who, why not, and whom two rules share
 - `memtag_research.tags.snapshots`: The tags of all members at a date, as files that appear whole or not at all
 - `memtag_research.tags.store`: What held when: a workspace's snapshots by date, their history, and whether they are whole

@@ -16,8 +16,9 @@ from memtag_research.data.workspace import open_workspace
 from memtag_research.tags import export as module
 from memtag_research.tags.catalogues import read_catalogue
 from memtag_research.tags.definition import Segment
+from memtag_research.tags.draws import is_drawn
 from memtag_research.tags.export import consent_reasons, export_segment, read_exports
-from memtag_research.tags.segments import is_drawn, with_members
+from memtag_research.tags.segment_files import with_members
 
 AS_OF = "2024-03-01"
 GOOD = [f"good{i:02}" for i in range(12)]

@@ -22,7 +22,8 @@ def segment():
 # %% ../../nbs/commands/05_segments.ipynb #85fb5d41
 def _audience(root, name, where, as_of):
     "The members of a named segment, or of a rule."
-    from memtag_research.tags.segments import evaluate_segment, rule
+    from memtag_research.tags.rules import rule
+    from memtag_research.tags.segments import evaluate_segment
     ws, catalogue = open_catalogue(root)
     if bool(name) == bool(where): raise ParameterError("say which: a segment's NAME, or --where \"a rule\".")
     what = pick(catalogue, "segments", name) if name else rule(where)
@@ -95,7 +96,7 @@ def segment_sql(name, root, where, as_of):
 def segment_export(name, root, where, as_of, out, shape, purpose, channel, tags, lang):
     "Write the members who may be written to into a file; says who was left out, and why."
     from memtag_research.tags.export import export_segment
-    from memtag_research.tags.segments import rule
+    from memtag_research.tags.rules import rule
     ws, catalogue = open_catalogue(root)
     if bool(name) == bool(where): raise ParameterError("say which: a segment's NAME, or --where \"a rule\".")
     what = pick(catalogue, "segments", name) if name else rule(where)

@@ -37,7 +37,8 @@ from .describe import title_of, value_title
 from .expression import parse
 from .graph import closure
 from .rows import Known
-from .segments import Audience, evaluate_segment, hold_out, segment_parts
+from .rules import segment_parts
+from .segments import Audience, evaluate_segment, hold_out
 
 # %% ../../nbs/tags/11_export.ipynb #ae4adfe1
 FAR = date(9999, 1, 1)   # everything that the workspace knows
