@@ -62,9 +62,13 @@ def _counted(tag, known, rows, where, *keep, **columns):
 def _text(value, tag):
     "The text of a value that competes; blank is unknown."
     kind = value.type()
-    if kind.is_string(): return ibis.ifelse(squeezed(value) == "", ibis.null("string"), value)
+    if kind.is_string(): return ibis.cases((_starts_with_ink(value), value), (squeezed(value) == "", ibis.null("string")), else_=value)
     if kind.is_integer() or kind.is_boolean(): return value.cast("string")
     raise DefinitionError(f"{tag.name}: values that compete must be texts, whole numbers or booleans, not {kind}: {tag.by!r}.")
+
+def _starts_with_ink(value):
+    "Whether a text begins with neither space nor tab nor full-width space: most do, and need not be searched for more."
+    return (value >= "!") & ((value < "\u3000") | (value >= "\u3001"))
 
 def _stored(value, tag, what):
     "A value as tags store it: text, int64, float64 or boolean."
