@@ -82,13 +82,17 @@ def cut(world: dict, as_of: date) -> dict[str, pa.Table]:
 
 def poison(world: dict, as_of: date) -> dict[str, pa.Table]:
     """The same past and an absurd future: every row again one day and forty days later under another id, numbers and
-    texts wrong; every order refunded, every account closed, every tag revoked, tier ended and merged at `as_of`."""
+    texts wrong; every order refunded, every account closed and merged, every tag revoked and tier ended at `as_of`."""
     past = cut(world, as_of)
     out = {name: table if name in TIMELESS or name == "payments" else _later(name, table, as_of) for name, table in past.items()}
     refunds = _sql(f"""SELECT * REPLACE ('refund' || line_id AS line_id, 'refund' || order_id AS order_id, order_id AS original_order_id,
         'return' AS line_kind, -abs(net_cents) AS net_cents, TIMESTAMP '{as_of} 00:00:01' + INTERVAL 12 HOUR AS ts, DATE '{as_of}' AS local_date)
         FROM t WHERE line_kind = 'sale'""", t=past["order_lines"])
     out["order_lines"] = pa.concat_tables([out["order_lines"], refunds.cast(out["order_lines"].schema)])
+    moment = f"TIMESTAMP '{as_of} 13:00:00'"
+    merges = _sql(f"""SELECT member_id AS from_id, 'f' || member_id AS to_id, {moment} AS merged_at, DATE '{as_of}' AS local_date, {moment} AS recorded_at
+        FROM t ANTI JOIN merged ON member_id = from_id""", t=past["members"], merged=past["member_merges"])
+    out["member_merges"] = pa.concat_tables([out["member_merges"], merges.cast(out["member_merges"].schema)])
     return out
 
 

@@ -98,7 +98,7 @@ def test_the_order_of_rows_does_not_matter(full):
 
 def test_equal_members_have_equal_tags(full, frozen):
     "Everybody once more under another id: shares of all stay as they are, so nobody's tags change, and the twin has them too."
-    owned = [n for n, t in world.tables().items() if "member_id" in t.column_names]
+    owned = [n for n, t in world.tables().items() if {"member_id", "from_id"} & {*t.column_names}]
     twins = dict(world.tables())
     for name in owned: twins[name] = pa.concat_tables([twins[name], _twin(twins[name])])
     both = evaluated(twins, parameters=frozen)
@@ -109,7 +109,7 @@ def test_equal_members_have_equal_tags(full, frozen):
 
 
 def _twin(table):
-    ids = [c for c in ("member_id", "order_id", "original_order_id", "line_id", "entry_id", "session_id") if c in table.column_names]
+    ids = [c for c in ("member_id", "order_id", "original_order_id", "line_id", "entry_id", "session_id", "from_id", "to_id") if c in table.column_names]
     return world._sql("SELECT * REPLACE (" + ", ".join(f"'twin' || {c} AS {c}" for c in ids) + ") FROM t", t=table).cast(table.schema)
 
 
@@ -126,7 +126,8 @@ def test_lifecycle_and_recency_are_those_of_the_measures():
     tags = to_frame(compiled.expr).set_index("member_id")
     limits = {name: int(compiled.parameters[name].value) for name in ("dormant_days", "lost_days", "loyal_days")}
     stages = lifecycle_status(tables["member_days"], AS_OF, limits["dormant_days"], limits["lost_days"], limits["loyal_days"],
-                              tables["members"]).set_index("member_id")
+                              tables["members"], merges=tables["member_merges"]).set_index("member_id")
+    assert {*to_frame(tables["member_merges"])[lambda f: f.local_date < pd.Timestamp(AS_OF)].from_id}.isdisjoint(tags.index)
     assert tags.lifecycle.sort_index().equals(stages.stage.reindex(tags.index).sort_index().astype(tags.lifecycle.dtype))
     rfm = to_frame(rfm_summary(tables["member_days"], AS_OF)).set_index("member_id")
     assert (tags.recency.dropna() == rfm.recency_days.reindex(tags.index).dropna()).all() and len(tags.recency.dropna()) > 100

@@ -300,7 +300,7 @@ def test_a_name_that_is_not_there(tables):
 
 
 def test_threads_do_not_matter(members):
-    some = {n: t for n, t in world.tables().items() if n in ("order_lines", "members", "products", "stores")}
+    some = {n: t for n, t in world.tables().items() if n in ("order_lines", "members", "member_merges", "products", "stores")}
     tags = ["level", "fifth", "rfm", "stage", "group", "frozen"]
     for threads in (1, 2, 3):
         con = connect(threads=threads)

@@ -167,7 +167,7 @@ def account_of_sequence(members, firsts, thens, moment="ts", within_days=None, n
 
 def members() -> list[str]:
     "Those of the members table and those who were seen, without closed accounts."
-    closed = {r["member_id"] for r in rows("members") if r["closed_date"]}
+    closed = {r["member_id"] for r in rows("members") if r["closed_date"]} | {r["from_id"] for r in rows("member_merges")}
     seen = {r["member_id"] for r in world("cut")["member_days"].to_pyarrow().to_pylist()}
     return sorted(({r["member_id"] for r in rows("members")} | seen) - closed)
 
@@ -571,7 +571,7 @@ def test_sql_may_find_nobody():
 def test_spark_gives_the_same_cell_for_cell(spark):
     "A tag or two of each kind, as three columns of three types."
     names = ["tier", "gender", "taste", "hour", "first_place", "last_cents", "cart_late", "seen_bought", "risk", "p", "interest", "promotion_lover", "busy"]
-    needed = ("order_lines", "members", "products", "events", "scores", "assigned_tags", "tier_history")
+    needed = ("order_lines", "members", "member_merges", "products", "events", "scores", "assigned_tags", "tier_history")
     there = in_engine({n: t for n, t in cut(tables(), AS_OF).items() if n in needed}, spark)
     def stacked(tables_):
         known, parts = Known(tables_, AS_OF), {"text": [], "number": [], "boolean": []}

@@ -187,10 +187,60 @@ def test_metrics_equal_pandas(tables, as_of):
 def test_members_are_those_of_the_lifecycle(tables):
     from memtag_research.measures.lifecycle import lifecycle_status
 
-    status = lifecycle_status(tables["member_days"], AS_OF, 30, 60, members=tables["members"])
+    status = lifecycle_status(tables["member_days"], AS_OF, 30, 60, members=tables["members"], merges=tables["member_merges"])
     mine = to_frame(Known(tables, AS_OF).members())
     assert sorted(mine.member_id) == sorted(status.member_id)
     assert len(mine) < len(to_frame(tables["members"]))
+
+
+def members_at(tables, as_of): return set(to_frame(Known(tables, as_of).members()).member_id)
+
+
+def merge_of(card, to, day, name="f"):
+    "The table of merges with one more."
+    more = f"SELECT * FROM t UNION ALL BY NAME SELECT '{card}' AS from_id, '{to}' AS to_id, TIMESTAMP '{day} 10:00:00' AS merged_at, DATE '{day}' AS local_date"
+    merges = world.tables()["member_merges"]
+    return {**world.tables(), "member_merges": world._sql(more, t=merges).cast(merges.schema)}
+
+
+@pytest.mark.parametrize(("days", "member"), [(-1, False), (0, True), (1, True)])
+def test_a_merged_card_is_a_member_until_its_merge_is_known(tables, days, member):
+    "The merge lies on the day before as_of, on as_of, and after it: the card, and nobody else, goes in the first case."
+    before = members_at(tables, AS_OF)
+    card, other = sorted(before & set(raw("member_days").member_id))[:2]
+    planted = world.in_engine(merge_of(card, other, AS_OF + timedelta(days)))
+    assert members_at(planted, AS_OF) == (before if member else before - {card})
+    assert members_at(planted, AS_OF + timedelta(days + 1)) == members_at(tables, AS_OF + timedelta(days + 1)) - {card}
+
+
+def test_members_add_up_to_valid_members(tables):
+    "The KPI counts those with a day of joining; beside these there are members whose day nobody knows, and who bought before it."
+    from memtag_research.measures.metrics import Book, valid_members
+    from memtag_research.measures.periods import parse_period
+
+    counted = 0
+    for period in ("2023-06", "2023-12", "2024-02", "2024-05"):
+        end = parse_period(period).end
+        gone = past("members", end)[lambda f: f.closed_date.notna()].member_id, past("member_merges", end).from_id
+        joined = raw("members")[lambda f, end=end: f.local_date < pd.Timestamp(end)].member_id
+        unknown = (set(past("members", end).member_id) | set(past("member_days", end).member_id)) - {*joined} - {*gone[0]} - {*gone[1]}
+        kpi = valid_members(Book(**{n: tables[n] for n in ("members", "member_merges", "order_lines", "orders")}), period)
+        assert len(members_at(tables, end)) == kpi + len(unknown), period
+        counted += len(gone[1])
+    assert counted > 3   # else no merge had come
+
+
+def test_members_are_the_valid_members_where_all_joined_before_they_bought():
+    "Equality of the base of tags with the KPI, member for member in number, at dates around every merge."
+    from memtag_research.measures.metrics import Book, valid_members
+
+    joined = world._sql("SELECT * REPLACE (coalesce(least(local_date, first), local_date, first, DATE '2023-01-01') AS local_date) FROM t LEFT JOIN "
+                        "(SELECT member_id, min(local_date) AS first FROM lines GROUP BY member_id) USING (member_id)",
+                        t=world.tables()["members"], lines=world.tables()["order_lines"]).select(world.tables()["members"].column_names)
+    known = world.in_engine({**world.tables(), "members": joined})
+    book = Book(**{n: known[n] for n in ("members", "member_merges", "order_lines", "orders")})
+    for day in sorted({d + timedelta(k) for d in raw("member_merges").local_date.dt.date for k in (0, 1)}):
+        assert len(members_at(known, day)) == valid_members(book, f"2023-01-01..{day - timedelta(1)}"), day
 
 
 # --- nothing of the future ---------------------------------------------------------------------------------------------
@@ -273,7 +323,7 @@ def test_one_scan_a_source_and_only_the_columns_used(tables):
     read = scans(tables, ("net", "net_90d", "promo"))
     lines = [set(s["Projections"]) for s in read if "net_cents" in s["Projections"]]
     assert lines == [{"member_id", "local_date", "net_cents", "discount_cents"}]
-    assert len(read) == 4, "order_lines, members (twice: who joined, who left), member_days"
+    assert len(read) == 5, "order_lines, members (twice: who joined, who left), member_merges, member_days"
 
 
 def test_rows_before_every_window_are_not_read(tables):

@@ -1,13 +1,15 @@
 """Where each member stands at a date, and who moved between two dates
 
-In: `member_days`, and `members` where there is one. Out: a stage per member, a bridge that adds up to the member, a
+In: `member_days`, and `members` and `member_merges` where there are. Out: a stage per member, a bridge that adds up to the member, a
 funnel of those who had gone quiet.
 
 With `recency_days` the days from the last purchase day to the last day before `as_of`:
 `prospect` has no valid order; `lost` when recency > `lost_days`; `dormant` when recency > `dormant_days`; of the
 others `intro` has one purchase day, `growth` fewer than `loyal_days`, `mature` the rest. The first that fits counts,
 so the stages are exclusive and exhaustive. The thresholds come from the repurchase cycle
-(`metrics.repurchase_cycle`): `dormant_days` = G90, `lost_days` = 2 × G90. A closed account is no member.
+(`metrics.repurchase_cycle`): `dormant_days` = G90, `lost_days` = 2 × G90. A closed account is no member, nor is
+a card that was merged into another one, from the day of the merge on, where `member_merges` is given: as in
+`metrics.valid_members`. Purchases of a merged card stay with it; they do not move to the card that remains.
 
 Each date is judged by what was known at it. An order that stood at the start and was refunded whole before the end
 therefore leaves the bridge in a row of its own."""
@@ -47,14 +49,20 @@ def _enrolled(members, as_of):
     closed = rows.closed_date.notnull() if "closed_date" in rows.columns else ibis.literal(False)
     return rows.select("member_id", closed=closed)
 
-def _everybody(member_days, members, as_of):
-    "A row a member seen or enrolled before `as_of`."
+def _everybody(member_days, members, merges, as_of):
+    "A row a member seen or enrolled before `as_of`; `closed` where the account was, or was merged into another."
     bought = _purchases(member_days, as_of)
-    if members is None: return bought.mutate(closed=ibis.literal(False))
+    if members is None: return _merged(bought.mutate(closed=ibis.literal(False)), merges, as_of)
     both = bought.outer_join(_enrolled(members, as_of), "member_id")
-    return both.select(member_id=ibis.coalesce(both.member_id, both.member_id_right), first_date=both.first_date,
-                       last_date=both.last_date, purchase_days=both.purchase_days.fill_null(0),
-                       closed=both.closed.fill_null(False))
+    return _merged(both.select(member_id=ibis.coalesce(both.member_id, both.member_id_right), first_date=both.first_date,
+                               last_date=both.last_date, purchase_days=both.purchase_days.fill_null(0),
+                               closed=both.closed.fill_null(False)), merges, as_of)
+
+def _merged(rows, merges, as_of):
+    if merges is None: return rows
+    cards = known(merges, as_of).select(member_id="from_id").distinct().mutate(merged=True)
+    rows = rows.view().left_join(cards, "member_id").drop("member_id_right")
+    return rows.mutate(closed=rows.closed | rows.merged.notnull()).drop("merged")
 
 # %% ../../nbs/measures/04_lifecycle.ipynb #6e047f04
 def _check_thresholds(dormant_days, lost_days, loyal_days=2):
@@ -63,9 +71,9 @@ def _check_thresholds(dormant_days, lost_days, loyal_days=2):
                              f"lost_days={lost_days}; metrics.repurchase_cycle gives both from the data.")
     if loyal_days < 2: raise ParameterError(f"loyal_days must be 2 or more, not {loyal_days}.")
 
-def _staged(member_days, members, as_of, dormant_days, lost_days, loyal_days=4):
+def _staged(member_days, members, merges, as_of, dormant_days, lost_days, loyal_days=4):
     "A row a member, with `stage` (`closed` among them) and `recency_days`."
-    rows = _everybody(member_days, members, as_of)
+    rows = _everybody(member_days, members, merges, as_of)
     rows = rows.mutate(recency_days=days_between(as_of - timedelta(days=1), rows.last_date))
     recency, bought = rows.recency_days, rows.purchase_days
     return rows.mutate(stage=ibis.cases(
@@ -81,12 +89,12 @@ def lifecycle_status(
     loyal_days: int = 4,     # purchase days from which a member is mature
     members=None,            # table `members`: adds those who never bought, drops closed accounts
     washout_end=None,        # first local date whose first orders are believed; all when None
+    merges=None,             # table `member_merges`, for cards merged into another
 ) -> pd.DataFrame:           # a row a member: member_id, stage, purchase_days, recency_days, first_date, left_censored
     "The lifecycle stage of every member at a date."
     as_of = check_as_of(as_of)
     _check_thresholds(dormant_days, lost_days, loyal_days)
-    member_days, members = _tables(member_days, members)
-    rows = _staged(member_days, members, as_of, dormant_days, lost_days, loyal_days)
+    rows = _staged(*_tables(member_days, members, merges), as_of, dormant_days, lost_days, loyal_days)
     rows = rows.filter(rows.stage != "closed")
     frame = to_frame(rows.select("member_id", "stage", "purchase_days", "recency_days", "first_date",
                                  left_censored=_left_censored(rows, as_of, washout_end)).order_by("member_id"))
@@ -106,10 +114,10 @@ def _tables(member_days, *others):
     return member_days, *(None if t is None else as_table(t, con) for t in others)
 
 # %% ../../nbs/measures/04_lifecycle.ipynb #55d34fab
-def _moves(member_days, members, start, end, dormant_days, lost_days, washout_end=None):
+def _moves(member_days, members, merges, start, end, dormant_days, lost_days, washout_end=None):
     "A row a member: status at both dates, how they entered and left the active."
     days_ = dormant_days, lost_days
-    opening, closing = (_staged(member_days, members, d, *days_) for d in (start, end))
+    opening, closing = (_staged(member_days, members, merges, d, *days_) for d in (start, end))
     rows = closing.left_join(opening.select("member_id", was=opening.stage), "member_id")
     active = lambda stage: ibis.ifelse(stage.isin(["intro", "growth", "mature"]), "active", stage)
     rows = rows.select("member_id", "purchase_days", "first_date", "last_date",
@@ -132,9 +140,10 @@ def bridge_members(
     lost_days: int,          # recency above it is lost, in days
     members=None,            # table `members`, for closed accounts
     washout_end=None,        # first local date whose first orders are believed; all when None
+    merges=None,             # table `member_merges`, for cards merged into another
 ) -> pd.DataFrame:           # a row a member: member_id, from_status, to_status, entered, left, left_censored
     "Who moved: the members behind the bridge."
-    rows = _moves(*_tables(member_days, members), *_period(start, end, dormant_days, lost_days),
+    rows = _moves(*_tables(member_days, members, merges), *_period(start, end, dormant_days, lost_days),
                   dormant_days, lost_days, washout_end)
     return to_frame(rows.select("member_id", "from_status", "to_status", "entered", "left", "left_censored")
                     .order_by("member_id"))
@@ -156,9 +165,10 @@ def membership_bridge(
     lost_days: int,          # recency above it is lost, in days
     members=None,            # table `members`, for closed accounts
     washout_end=None,        # first local date whose first orders are believed; all when None
+    merges=None,             # table `member_merges`, for cards merged into another
 ) -> pd.DataFrame:           # movement, members, change (signed), entered (of the leavers, in the period too), left_censored
     "Opening active + new + reactivated - dormant - lost - closed - cancelled = closing active."
-    rows = _moves(*_tables(member_days, members), *_period(start, end, dormant_days, lost_days),
+    rows = _moves(*_tables(member_days, members, merges), *_period(start, end, dormant_days, lost_days),
                   dormant_days, lost_days, washout_end)
     cells = to_frame(rows.group_by("from_status", "to_status", "entered", "left", "left_censored")
                      .agg(members=rows.count()))
@@ -217,11 +227,13 @@ def dormant_funnel(
     consents=None,           # table `consents`, for reachable
     exposures=None,          # table `exposures`, for reached and for the split
     events=None,             # table `events`, for visited
+    merges=None,             # table `member_merges`, for cards merged into another
 ) -> pd.DataFrame:           # path (all natural contacted holdout), step, members, share_of_base, missing (a table's name)
     "Those dormant or lost at the start: reachable, reached, visited, ordered, ordered again."
     period = _period(start, end, dormant_days, lost_days)
-    member_days, members, *steps = _tables(member_days, members, consents, exposures, events)
-    cells = to_frame(_funnel_cells(member_days, members, *steps, *period, dormant_days, lost_days))
+    member_days, members, merges, *steps = _tables(member_days, members, merges, consents, exposures, events)
+    base = _staged(member_days, members, merges, period[0], dormant_days, lost_days)
+    cells = to_frame(_funnel_cells(base, member_days, *steps, *period))
     paths = {"all": cells, **{p: cells[cells.path == p] for p in ("natural", "contacted", "holdout")
                               if exposures is not None and (p != "holdout" or (cells.path == p).any())}}
     absent = {name for name, t in (("consents", consents), ("exposures", exposures), ("events", events)) if t is None}
@@ -232,9 +244,8 @@ def dormant_funnel(
     return frame[["path", "step", "members", "share_of_base", "missing"]]
 
 # %% ../../nbs/measures/04_lifecycle.ipynb #30f60fc3
-def _funnel_cells(member_days, members, consents, exposures, events, start, end, dormant_days, lost_days):
+def _funnel_cells(base, member_days, consents, exposures, events, start, end):
     "The steps counted in the engine, a row for each path."
-    base = _staged(member_days, members, start, dormant_days, lost_days)
     base = base.filter(base.stage.isin(["dormant", "lost"])).select("member_id")
     none = base.filter(False)
     extra = {
