@@ -52,6 +52,7 @@
 - `memtag_research.tags.segments`: Members named by a rule over tags: how many, who, why not, and whom two rules share
 - `memtag_research.tags.snapshots`: The tags of all members at a date, as files that appear whole or not at all
 - `memtag_research.tags.store`: What held when: a workspace's snapshots by date, their history, and whether they are whole
+- `memtag_research.tags.values`: What values a tag may have, and rules that compare it with another one
 - `memtag_research.world.baskets`: Products, stores, the lines of every order, how they were paid, and what came back
 - `memtag_research.world.calendar`: Festivals, and how heavy each day of the year is
 - `memtag_research.world.contacts`: Visits, messages, consents, opinions and ids of the people of a block: all that happens beside buying

@@ -8,7 +8,7 @@ down are ▲ and ▼, never colours: red means *up* to many Chinese readers."""
 
 # %% auto #0
 __all__ = ['COLOURS', 'glossary', 'label', 'labels', 'format_number', 'minor_digits', 'format_money', 'format_percent',
-           'format_points', 'format_change', 'format_date', 'format_period_end', 'use_fonts']
+           'format_points', 'format_change', 'text_table', 'format_date', 'format_period_end', 'use_fonts']
 
 # %% ../nbs/01_language.ipynb #09acc813
 import re
@@ -18,6 +18,7 @@ from datetime import date, datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from functools import lru_cache
 from importlib.resources import files
+from io import StringIO
 from types import MappingProxyType
 import yaml
 from .core import DefinitionError, ParameterError, check_as_of, did_you_mean
@@ -161,6 +162,31 @@ def format_change(
     if number is None: return _NULL
     shown = _shown(number.scaleb(2), decimals)
     return f"{'▲ ' if shown > 0 else '▼ ' if shown < 0 else ''}{abs(shown):,}%"
+
+# %% ../nbs/01_language.ipynb #0e86604d
+def text_table(
+    rows: Iterable,      # lists of texts
+    heads: Iterable = (),       # column names; none are printed without
+    right: Iterable[int] = (),  # columns that are aligned to the right
+    dim: Iterable[int] = (),    # columns in a paler colour: with the codes of a terminal, which `click.echo` leaves out elsewhere
+    width: int = 100,    # columns of the terminal that are used at most
+) -> str:                # lines without trailing spaces
+    "A table of texts for a terminal; long cells go on in the next line, below themselves."
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+    rows = [[str(cell) for cell in row] for row in rows]
+    if not rows: return ""
+    heads = list(heads)
+    table = Table(box=None, show_header=bool(heads), padding=(0, 2, 0, 0), pad_edge=False, header_style="")
+    for i, head in enumerate(heads or [""] * len(rows[0])):
+        side, style = "right" if i in right else "left", "dim" if i in dim else ""
+        table.add_column(Text(str(head)), justify=side, style=style, overflow="fold", no_wrap=i in right)
+    for row in rows: table.add_row(*map(Text, row))
+    lines = StringIO()
+    how = {"color_system": "standard" if dim else None, "force_terminal": bool(dim), "force_jupyter": False}
+    Console(file=lines, width=width, highlight=False, **how).print(table)
+    return "\n".join(re.sub(r"\s*(\x1b\[0m)?\s*$", r"\1", line) for line in lines.getvalue().splitlines())
 
 # %% ../nbs/01_language.ipynb #04fab377
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()   # strftime would follow the machine's locale

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 
 import pandas as pd
 import pytest
@@ -25,6 +26,9 @@ def root(tmp_path_factory):
     return folder
 
 
+def width(line): return sum(2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in line)
+
+
 def memtag(*words):
     result = CliRunner().invoke(main, [str(w) for w in words])
     return result.exit_code, result.output
@@ -46,15 +50,19 @@ def test_help_lists_every_command():
 def test_a_run_prints_what_the_snapshot_holds(root):
     text, store = (root / "first_run.txt").read_text(), Store(open_workspace(root))
     made = store.snapshot("2024-02-01")
-    for line in text.splitlines():
-        if not line.startswith("lifecycle"): continue
-        counts = {v: int(n.replace(",", "")) for v, n in re.findall(r"([a-z]+) ([\d,]+) \(", line)}
-        assert counts == {k: n for k, n in made.tags["lifecycle"]["values"].items()} and sum(counts.values()) == made.rows
-    assert "dormant_days = " in text and "found at 2024-01-01 on" in text and "lost_days = " in text     # calibrated values with their dates
+    blocks = dict(re.findall(r"^(\w+) +(.*(?:\n +.*)*)", text, re.M))      # a long cell goes on below itself
+    for name in ("lifecycle", "do_not_contact", "recency", "tier"):
+        counts = {v: int(n.replace(",", "")) for v, n in re.findall(r"([A-Za-z]+)\s+([\d,]+)\s+\(", blocks[name])}
+        assert counts.pop("Unknown") == made.tags[name]["unknown"], name                         # also where nobody is
+        assert sum(counts.values()) + made.tags[name]["unknown"] == made.rows
+        if name == "lifecycle": assert counts == made.tags[name]["values"]
+    assert max(map(width, text.splitlines()[:-1])) <= 100                                        # the last line is a path
+    words = " ".join(text.split())
+    assert "dormant_days = " in text and "found at 2024-01-01 on" in words and "lost_days = " in text     # calibrated values with their dates
     assert str(made.folder) in text and f"4 tags of {made.rows:,} members as of 2024-02-01" in text and re.search(r"\d s\n", text)
     code, again = memtag("tag", "run", "-w", root, "--as-of", "2024-02-01", "--tag", "lifecycle", "--tag", "do_not_contact", "--tag", "tier",
                          "--tag", "recency")
-    assert code == 0 and "there already" in again and "沉睡" not in again and "休眠期" in again            # the workspace's own language
+    assert code == 0 and "已存在且输入相同" in again and "沉睡" not in again and "休眠期" in again            # the workspace's own language
     assert len(store.runs("2024-02-01")) == 1
 
 
@@ -76,7 +84,7 @@ def test_list_show_and_check(root, tmp_path):
     code, text = memtag("tag", "list", "-w", root, "--class", "lifecycle", "--lang", "en")
     assert code == 0 and re.findall(r"^\w+", text, re.M) == ["lifecycle", "declining", "churn_risk"]
     code, text = memtag("tag", "show", "lifecycle", "-w", root)
-    assert code == 0 and "member_days.purchase_days" in text and "kind: rules" in text and "found at 2024-01-01" in text and "生命周期" in text
+    assert code == 0 and "member_days.purchase_days" in text and "kind: rules" in text and "，2024-01-01 校准" in text and "生命周期" in text
     assert memtag("tag", "check", "-w", root)[0] == 0
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text("tags:\n  big: {class: value, kind: flag, title: {en: Big, zh: 大额}, when: spend_365d > 100000}\n", encoding="utf-8")
@@ -89,16 +97,16 @@ def test_list_show_and_check(root, tmp_path):
 
 def test_assign_revoke_and_explain(root, member, tmp_path):
     code, text = memtag("tag", "assign", "price_level", member, "high", "--channel", "guide", "--reason", "said so", "-w", root)
-    assert code == 0 and "price_level = high" in text and member not in text
+    assert code == 0 and "已有 price_level = high" in text and member not in text
     ws = open_workspace(root)
     log = Store(ws).tables()["assigned_tags"]
     assert log.filter(log.member_id == member, log.reason == "said so").channel.execute().tolist() == ["guide"]
     code, text = memtag("tag", "assign", "price_level", member, "--revoke", "-w", root)
-    assert code == 0 and "ended" in text and member not in text
+    assert code == 0 and re.search(r"结束 price_level 的 \d+ 条记录", text) and member not in text
     file = tmp_path / "many.csv"
     file.write_text(f"member_id,value\n{member},low\n")
     code, text = memtag("tag", "assign", "price_level", "--from", file, "-w", root)
-    assert code == 0 and "1 members have price_level now" in text
+    assert code == 0 and "1 名会员已有 price_level" in text
     code, text = memtag("tag", "explain", "lifecycle", member, "-w", root, "--as-of", "2024-02-01")
     assert code == 0 and member not in text and "生命周期" in text and "recency_days = " in text
 
@@ -170,3 +178,16 @@ def test_forget_shows_first_and_does_it_when_told(tmp_path):
     code, text = memtag("forget", someone, "-w", root, "--yes")
     assert code == 0 and "forgotten" in text and someone not in text
     assert someone not in set(open_workspace(root).table("order_lines").member_id.execute())
+
+
+def test_unknown_is_counted_beside_many_values(root):
+    "A tag of more values than a line shows: the rest is counted, unknown is shown."
+    code, text = memtag("tag", "run", "-w", root, "--as-of", "2023-10-01", "--tag", "age_band", "--tag", "category_affinity", "--lang", "zh")
+    made = Store(open_workspace(root)).snapshot("2023-10-01")
+    assert code == 0 and len(made.tags["category_affinity"]["values"]) > 8
+    for name in ("age_band", "category_affinity"):
+        said = text.split(name)[1].replace("\n", "").replace(" ", "")
+        assert f"未知{made.tags[name]['unknown']}(" in said
+    assert f"另有{len(made.tags['category_affinity']['values']) - 8}个取值" in text.replace("\n", "").replace(" ", "")
+    code, text = memtag("tag", "list", "-w", root, "--lang", "zh")
+    assert max(map(width, text.splitlines())) <= 100 and len({width(line.partition(" · ")[0].rpartition("  ")[0]) for line in text.splitlines()}) == 1

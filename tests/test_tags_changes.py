@@ -210,7 +210,7 @@ tags:
 
 
 def test_lists_are_counted_value_by_value(ws):
-    for day, tgi in ((T0, 100), (T1, 130)): take_snapshot(ws, read_catalogue(LISTS.format(tgi=tgi)), day, ["likes"])
+    for day, tgi in ((T0, 100), (T1, 900)): take_snapshot(ws, read_catalogue(LISTS.format(tgi=tgi)), day, ["likes"])
     made = adds_up(diff(ws, T0, T1))
     a, b = ({k: None if v is None else set(v) for k, v in Store(ws).snapshot(d).table().execute().set_index("member_key").likes.items()} for d in (T0, T1))
     singles = {v for some in (a, b) for values in some.values() for v in values or ()}

@@ -29,17 +29,17 @@ def tag():
 def tag_list(root, class_, lang):
     "List the tags of the catalogue."
     from memtag_research.core import did_you_mean
-    from memtag_research.language import label
+    from memtag_research.language import label, text_table
     from memtag_research.tags.definition import CLASSES
     from memtag_research.tags.describe import title_of
     ws, catalogue = open_catalogue(root)
     if class_ not in (None, *CLASSES):
         raise ParameterError(f"there is no class {class_!r}.{did_you_mean(class_, CLASSES)} The classes are {', '.join(CLASSES)}.")
     lang = lang or ws.config.lang
-    for t in catalogue.tags.values():
-        if class_ not in (None, t.class_): continue
-        words = f"{label(f'tag_class_{t.class_}', lang)} · {title_of(t, lang)}"
-        click.echo(f"{t.name:<24}{t.kind:<14}{t.status:<12}{t.refresh:<11}{click.style(words, dim=True)}")
+    rows = [[t.name, *(label(f"tag_{what}_{getattr(t, what)}", lang) for what in ("kind", "status", "refresh")),
+             f"{label(f'tag_class_{t.class_}', lang)} · {title_of(t, lang)}"]
+            for t in catalogue.tags.values() if class_ in (None, t.class_)]
+    click.echo(text_table(rows, dim=[4]))
     for said in catalogue.replaced: click.echo(said, err=True)
 
 # %% ../../nbs/commands/04_tags.ipynb #5f45f3b3
@@ -60,23 +60,23 @@ def tag_show(name, root, lang):
     for words in (t.description, t.use):
         if said := words.get(lang) or words.get("en"): click.echo(f"  {said}")
     click.echo(f"\n{lineage(catalogue, name)}")
-    _parameters(ws, closure(catalogue, [name]))
+    if found := _parameters(ws, closure(catalogue, [name]), lang): click.echo(found)
     click.echo("\n" + write_catalogue(Catalogue(tags={name: t})))
 
 # %% ../../nbs/commands/04_tags.ipynb #548aefd6
-def _parameters(ws, part):
+def _parameters(ws, part, lang):
     "Frozen values of the parameters of a catalogue, with their dates."
+    from memtag_research.language import text_table
     from memtag_research.tags.store import Store
     mine = {*part.parameters, *(f"{t}.cuts" for t in part.tags)}
     known = Store(ws).parameters()
-    for p in known[known.name.isin(mine)].itertuples(): click.echo(_parameter(p.name, p._asdict()))
+    return text_table([_parameter(part, p.name, p._asdict(), lang) for p in known[known.name.isin(mine)].itertuples()], dim=[1])
 
-def _parameter(name, about):
-    "A parameter in one line."
-    of = f" on {about['n']:,} values" if about.get("n") == about.get("n") and about.get("n") else ""
-    when = f"  found at {about['at']}{of}" if about.get("at") else ""
-    text = f"  {name} = {about['value']:g}" if isinstance(about["value"], float) else f"  {name} = {about['value']}"
-    return text + click.style(f"  {about.get('how') or ''}{when}{'; ' + about['note'] if about.get('note') else ''}", dim=True)
+def _parameter(catalogue, name, about, lang):
+    "A parameter's value, and how it was found."
+    from memtag_research.tags.describe import parameter_words
+    value = f"{about['value']:g}" if isinstance(about["value"], float) else about["value"]
+    return [f"  {name} = {value}", parameter_words(catalogue, name, about, lang)]
 
 # %% ../../nbs/commands/04_tags.ipynb #0e731280
 @tag.command("check")
@@ -121,8 +121,7 @@ def tag_run(root, as_of, tags, dates, monthly, refresh, force, lang):
     if refresh: raise ParameterError("--refresh goes with --as-of.")
     days = [d.strip() for d in dates.split(",")] if dates else _months(monthly)
     for made in Store(ws).backfill(catalogue, days, tags, force=force):
-        how = "was there" if made.unchanged else f"{made.manifest['seconds']:.1f} s"
-        click.echo(f"{made.as_of}  {len(made.tags):>3} tags  {made.rows:>10,} members  {how:>10}  {made.folder}")
+        click.echo(f"{made.as_of}  {_made(made, lang)}  {made.folder}")
 
 def _months(text):
     "The first day of each month of `2023-01..2024-06`, both ends included."
@@ -137,27 +136,34 @@ def _months(text):
 # %% ../../nbs/commands/04_tags.ipynb #54084cb1
 def _snapshot(made, catalogue, ws, lang):
     "What a snapshot holds, for a terminal."
+    from memtag_research.language import label, text_table
+    from memtag_research.tags.describe import title_of
+    rows = [[name, title_of(catalogue.tags[name], lang), _counts(made, catalogue.tags[name], lang)] for name in made.tags]
+    rows += [[name, title_of(catalogue.tags[name], lang), f"{label('not_computable', lang)}: {why}"]
+             for name, why in made.manifest["not_computable"].items() if name in catalogue.tags]
+    click.echo(text_table(rows, dim=[1]))
+    found = {n: about for n, about in made.manifest["parameters"].items() if not n.endswith(".centres")}
+    if found: click.echo(text_table([_parameter(catalogue, n, about, lang) for n, about in found.items()], dim=[1]))
+    for said in made.manifest["warnings"]: click.echo(f"{click.style(label('cli_warning', lang), fg='yellow')}  {said}")
+    click.echo(_made(made, lang))
+    click.echo(made.folder)
+
+def _made(made, lang):
+    "A snapshot in one line."
     from memtag_research.language import label
-    for name in made.tags: click.echo(_counts(made, catalogue.tags[name], lang))
-    for name, why in made.manifest["not_computable"].items():
-        click.echo(f"{name:<24}{click.style(f'''{label('not_computable', lang)}: {why}''', dim=True)}")
-    for name, about in made.manifest["parameters"].items():
-        if not name.endswith(".centres"): click.echo(_parameter(name, about))
-    for said in made.manifest["warnings"]: click.echo(f"{click.style('warning', fg='yellow')}  {said}")
-    how = "there already, from equal inputs; --force computes again" if made.unchanged else f"{made.manifest['seconds']:.1f} s"
-    click.echo(f"{len(made.tags)} tags of {made.rows:,} members as of {made.as_of}: {how}\n{made.folder}")
+    how = label("cli_there_already", lang) if made.unchanged else label("cli_seconds", lang).format(s=f"{made.manifest['seconds']:.1f}")
+    return label("cli_snapshot", lang).format(tags=len(made.tags), members=f"{made.rows:,}", as_of=made.as_of, how=how)
 
 def _counts(made, tag, lang, most=8):
-    "A tag's members by value in one line, most first as declared."
+    "A tag's members by value, most first; unknown stands at the end, so that they add up to all members where values are exclusive."
     from memtag_research.language import format_percent, label
-    from memtag_research.tags.describe import title_of, value_title
+    from memtag_research.tags.describe import value_title
     about = made.tags[tag.name]
     title = lambda v: value_title(tag, v, lang) if about["type"] not in ("number", "date") else label("value_known", lang)
-    values = {title(v): n for v, n in about["values"].items()}
-    if about["unknown"]: values[label("unknown", lang)] = about["unknown"]
-    shown = [f"{v} {n:,} ({format_percent(n / max(made.rows, 1), lang)})" for v, n in list(values.items())[:most]]
-    more = f", … {len(values) - most} more" if len(values) > most else ""
-    return f"{tag.name:<24}{', '.join(shown)}{more}  {click.style(title_of(tag, lang), dim=True)}"
+    said = lambda v, n: f"{v} {n:,} ({format_percent(n / max(made.rows, 1), lang)})"
+    shown = [said(title(v), n) for v, n in list(about["values"].items())[:most]]
+    if len(about["values"]) > most: shown.append(label("more_counts", lang).format(n=len(about["values"]) - most))
+    return ", ".join([*shown, said(label("unknown", lang), about["unknown"])])
 
 # %% ../../nbs/commands/04_tags.ipynb #a45ae2e1
 @tag.command("history")
@@ -169,28 +175,30 @@ def tag_history(member, root, tags, lang):
     "What a member's tags were, from when to when; or a tag's values over all snapshots."
     from memtag_research.core import mask
     from memtag_research.data.privacy import KeyMap
+    from memtag_research.language import text_table
     from memtag_research.tags.store import Store
     ws, catalogue = open_catalogue(root)
     lang, store = lang or ws.config.lang, Store(ws)
     if not member and not tags: raise ParameterError("say whose history: memtag tag history MEMBER, or --tag T.")
     for name in tags: pick(catalogue, "tags", name)
     if not member:
-        for made in (store.snapshot(day) for day in store.dates()):
-            for name in (n for n in tags if n in made.tags): click.echo(f"{made.as_of}  {_counts(made, catalogue.tags[name], lang)}")
-        return
+        snapshots = [store.snapshot(day) for day in store.dates()]
+        rows = [[str(made.as_of), name, _counts(made, catalogue.tags[name], lang)]
+                for made in snapshots for name in tags if name in made.tags]
+        return click.echo(text_table(rows))
     rows, keys = store.history(list(tags) or None), KeyMap(ws.root).read().to_pandas()
     mine = keys.member_key[keys.member_id == member].tolist()
     found = rows.filter(rows.member_key.isin(mine)).order_by("tag", "valid_from").execute() if mine else []
     if not len(found): raise ParameterError(f"no snapshot has tags of a member {mask(member)}.")
-    for r in found.itertuples(): click.echo(_spell(catalogue, r, lang))
+    click.echo(text_table([_spell(catalogue, r, lang) for r in found.itertuples()]))
 
 def _spell(catalogue, row, lang):
-    "A value and its days."
+    "A tag, its days, its value."
     from memtag_research.tags.describe import value_title
     tag = catalogue.tags.get(row.tag)
     value = value_title(tag, row.value, lang) if tag else row.value
     end = "" if row.valid_to is None or row.valid_to != row.valid_to else str(row.valid_to)[:10]
-    return f"{row.tag:<24}{str(row.valid_from)[:10]} – {end:<12}{value}"
+    return [row.tag, f"{str(row.valid_from)[:10]} – {end}", value]
 
 # %% ../../nbs/commands/04_tags.ipynb #df67ccef
 @tag.command("diff")
@@ -222,20 +230,19 @@ def tag_assign(name, member, value, root, channel, expires, reason, file, revoke
     import getpass
 
     from memtag_research.core import mask
+    from memtag_research.language import label
     from memtag_research.tags import given
     ws, catalogue = open_catalogue(root)
     pick(catalogue, "tags", name)
     if bool(member) == bool(file): raise ParameterError("say to whom: memtag tag assign TAG MEMBER [VALUE], or --from FILE.csv.")
     if file and (expires or reason or revoke): raise ParameterError("--expires, --reason and --revoke go with one member, not with --from.")
     if file and not Path(file).is_file(): raise ParameterError(f"there is no file {file}.")
-    by = getpass.getuser()
-    if file:
-        return click.echo(f"{given.assign_many(ws, catalogue, file, name, channel or 'import', by):,} members have {name} now.")
-    if revoke:
-        ended = given.revoke(ws, catalogue, name, member, value, channel, by, reason)
-        return click.echo(f"{ended} {'entry' if ended == 1 else 'entries'} of {name} ended for {mask(member)}.")
+    by, what = getpass.getuser(), f"{name} = {value}" if value else name
+    say = lambda key, n=0: click.echo(label(key, ws.config.lang).format(n=f"{n:,}", member=mask(member), what=what))
+    if file: return say("cli_assigned_many", given.assign_many(ws, catalogue, file, name, channel or "import", by))
+    if revoke: return say("cli_revoked", given.revoke(ws, catalogue, name, member, value, channel, by, reason))
     given.assign(ws, catalogue, name, member, value, channel or "manual", by, expires, reason)
-    click.echo(f"{mask(member)} has {name}{f' = {value}' if value else ''} now.")
+    say("cli_assigned")
 
 # %% ../../nbs/commands/04_tags.ipynb #2277344c
 @tag.command("explain")
