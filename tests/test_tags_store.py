@@ -25,7 +25,7 @@ from memtag_research.tags import given as log_module
 from memtag_research.tags import runs, snapshots
 from memtag_research.tags.catalogues import read_catalogue
 from memtag_research.tags.compile import compile_tags
-from memtag_research.tags.given import all_tables, assign, assign_many, put_scores, revoke
+from memtag_research.tags.given import all_tables, assign, assign_many, open_entries, put_scores, revoke
 from memtag_research.tags.runs import backfill, refresh, take_snapshot
 from memtag_research.tags.store import Store
 
@@ -448,7 +448,7 @@ def test_a_kill_while_files_become_one_doubles_nothing(ws, monkeypatch):
 def test_many_at_once_and_every_mistake_at_once(ws, tmp_path):
     members = sorted(ws.table("members").member_id.execute())[:3]
     path = tmp_path / "gold.csv"
-    path.write_text("member_id,value,expires_at\n" + "".join(f"{m},gold,2023-10-01\n" for m in members))
+    path.write_text("member_id,value,ts,expires_at\n" + "".join(f"{m},gold,2023-05-01,2023-10-01\n" for m in members))
     assert assign_many(ws, CATALOGUE, path, tag="vip", by="Anna Schmidt") == 3
     rows = all_tables(ws)["assigned_tags"].filter(lambda t: t.tag == "vip").execute()
     assert set(rows.channel) == {"import"}
@@ -507,3 +507,160 @@ def test_history_has_lists_beside_texts(tmp_path):
             got = at[at.tag == name].set_index("member_key").value
             want = frame[name].dropna().map(lambda v: v if isinstance(v, str) else json.dumps(list(v), separators=(",", ":")))
             assert got.sort_index().equals(want.sort_index().astype(got.dtype).rename("value")), name
+
+
+# --- dates outside the data, dropped dates, arguments in each other's place
+
+@pytest.mark.parametrize("day", ["2022-12-31", "2024-05-01", "2032-09-01"])
+@pytest.mark.parametrize("take", [take_snapshot, refresh, lambda ws, c, day, tags, **more: backfill(ws, c, ["2023-09-01", day], tags, **more)])
+def test_a_date_outside_the_data_is_refused_even_where_no_log_is_read(ws, take, day):
+    assert "orders" not in str(shipped_catalogue().tags["tier"])
+    before = everything(ws.root)
+    for catalogue, tag in ((CATALOGUE, "vip"), (shipped_catalogue(), "tier")):
+        with pytest.raises(NotComputable, match=f"as_of {day} lies outside the data: order lines run from 2023-01-.* any_date=True"): take(ws, catalogue, day, [tag])
+        with pytest.raises(NotComputable, match="lies outside"): take(ws, catalogue, day, [tag], force=True)     # another matter
+    assert everything(ws.root) == before
+    take(ws, CATALOGUE, day, ["vip"], any_date=True)
+    assert date.fromisoformat(day) in Store(ws).dates()
+
+
+def test_a_date_a_little_late_is_taken(ws):
+    end = ws.log_end
+    assert take_snapshot(ws, CATALOGUE, end + timedelta(32), ["bought"]).rows and take_snapshot(ws, CATALOGUE, end + timedelta(93), ["level"]).rows
+    with pytest.raises(NotComputable, match="up to 31 days later"): take_snapshot(ws, CATALOGUE, end + timedelta(33), ["bought"])
+
+
+def spans(ws): return Store(ws).history().execute().sort_values(["member_key", "tag", "valid_from"]).reset_index(drop=True)
+
+
+def test_a_dropped_date_is_as_if_it_had_never_been_taken(ws):
+    from memtag_research.tags.changes import diff
+    days = [date(2023, m, 1) for m in (6, 8)]
+    backfill(ws, CATALOGUE, days, ["bought", "orders"])
+    history, changed, files = spans(ws), str(diff(ws, *days)), everything(ws.root)
+    wrong = take_snapshot(ws, CATALOGUE, date(2023, 7, 1), ["bought", "orders"])
+    assert not spans(ws).equals(history)
+    assert Store(ws).drop("2023-07-01") == [wrong.run]
+    assert spans(ws).equals(history) and str(diff(ws, *days)) == changed and everything(ws.root) == files
+    assert not list((ws.root / "tags").rglob(".new-*"))
+    with pytest.raises(NotComputable, match="no snapshot of 2023-07-01. The nearest before it is of 2023-06-01"): diff(ws, "2023-07-01", "2023-08-01")
+    held = Store(ws).tags_as_of("2023-07-15", ["orders"]).execute().set_index("member_id").orders.sort_index()
+    assert held.equals(Store(ws).tags_as_of("2023-06-01", ["orders"]).execute().set_index("member_id").orders.sort_index())
+    with pytest.raises(ParameterError, match="no snapshot of 2023-07-01 to drop. The nearest are of 2023-06-01, 2023-08-01"): Store(ws).drop("2023-07-01")
+    assert take_snapshot(ws, CATALOGUE, date(2023, 7, 1), ["bought", "orders"]).run != wrong.run       # taken anew
+
+
+def test_dropping_a_run(ws):
+    one, two, three = (take_snapshot(ws, CATALOGUE, DAY, ["bought"], force=True) for _ in range(3))
+    store = Store(ws)
+    assert store.drop(DAY, two.run) == [two.run] and store.snapshot(DAY).run == three.run      # another one counts
+    assert store.drop(DAY, three.run) == [three.run] and store.snapshot(DAY).run == one.run    # the newest that is left
+    with pytest.raises(ParameterError, match="no run 'yesterday' of 2023-09-01. Its runs: " + one.run): store.drop(DAY, "yesterday")
+    assert store.drop(DAY, one.run) == [one.run] and store.dates() == [] and not (ws.root / f"tags/as_of={DAY}").exists()
+
+
+def test_what_others_are_carried_from_stays(ws):
+    first = take_snapshot(ws, CATALOGUE, DAY, ["bought"])
+    second = take_snapshot(ws, CATALOGUE, DAY, ["orders"])             # carries `bought` of the first run
+    with pytest.raises(ParameterError, match="of 2023-09-01 carries bought over"): Store(ws).drop(DAY, first.run)
+    refresh(ws, CATALOGUE, DAY, ["fixed"])
+    refresh(ws, CATALOGUE, DAY + timedelta(5), ["fixed"])
+    with pytest.raises(ParameterError, match="of 2023-09-06 carries fixed over from this one, so 2023-09-01 cannot be dropped"): Store(ws).drop(DAY)
+    Store(ws).drop(DAY + timedelta(5))
+    assert second.run in Store(ws).drop(DAY) and Store(ws).check() == []
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_killed_while_dropping(ws, monkeypatch, late):
+    made = [take_snapshot(ws, CATALOGUE, day, ["bought"]) for day in (date(2023, 8, 1), DAY)]
+    real = os.rename
+    def dies(a, b):
+        if late: real(a, b)
+        raise Killed
+    monkeypatch.setattr(os, "rename", dies)
+    with pytest.raises(Killed): Store(ws).drop(DAY)
+    monkeypatch.undo()
+    store = Store(ws)
+    assert store.dates() == [s.as_of for s in made][: 1 if late else 2] and store.check() == []
+    if not late: store.drop(DAY)
+    KeyMap(ws.root).add(["one more"])                    # the next writer sweeps what was left
+    assert not list((ws.root / "tags").rglob(".new-*")) and store.dates() == [date(2023, 8, 1)]
+
+
+def test_unknown_is_always_counted(ws):
+    "Whatever is cut from a long list of values, the members without one stay in sight."
+    many = read_catalogue(TEXT.replace("values: [gold, black]", f"values: [{', '.join(f'v{n:02}' for n in range(12))}]"))
+    members = sorted(ws.table("members").filter(lambda t: t.local_date < "2023-06-01").member_id.execute())[:12]
+    assign_many(ws, many, pd.DataFrame({"member_id": members, "value": [f"v{n:02}" for n in range(12)], "ts": "2023-07-01"}), tag="vip")
+    made = take_snapshot(ws, many, DAY, ["vip", "bought"])
+    row = next(r for r in made.to_html("en").split("<tr>") if ">vip<" in r)
+    assert "4 more values" in row and row.count("(") == 9 and f"nknown {made.rows - 12:,} (" in row
+    assert f"未知 {made.rows - 12:,}" in made.to_html("zh") and "Unknown 0 (" in made.to_html("en")
+
+
+def test_arguments_in_each_others_place(ws):
+    for call in (lambda: take_snapshot(CATALOGUE, ws, DAY), lambda: refresh(CATALOGUE, ws, DAY), lambda: backfill(CATALOGUE, ws, [DAY]), lambda: Store(CATALOGUE),
+                 lambda: assign(CATALOGUE, ws, "vip", "M1", "gold"), lambda: revoke(CATALOGUE, ws, "vip", "M1"), lambda: all_tables(CATALOGUE)):
+        with pytest.raises(ParameterError, match="ws must be a Workspace, as open_workspace gives it, not Catalogue"): call()
+    with pytest.raises(ParameterError, match="catalogue must be a Catalogue, .* not str"): take_snapshot(ws, "catalogue.yaml", DAY)
+
+
+def test_one_text_is_one_name(ws):
+    assert list(take_snapshot(ws, CATALOGUE, DAY, "bought").tags) == ["bought"]
+    assert list(backfill(ws, CATALOGUE, "2023-08-01", "orders")[0].tags) == ["orders"]
+    assert Store(ws).tags_as_of(DAY, "bought").columns == ("member_id", "bought")
+    assert set(Store(ws).history("orders").tag.execute()) == {"orders"}
+    assert list(refresh(ws, CATALOGUE, "2023-09-02", "fixed").tags) == ["fixed"]
+    with pytest.raises(ParameterError, match=r"a list of names, not 12 \(int\)"): take_snapshot(ws, CATALOGUE, DAY, [12])
+
+
+# --- what people type
+
+def test_dates_and_ids_that_are_none_are_named_by_their_line(ws, tmp_path):
+    who, path = sorted(ws.table("members").member_id.execute())[:3], tmp_path / "vip.csv"
+    path.write_text(f"member_id,value,ts,expires_at\n{who[0]},gold,2023-05-01,\n\n{who[1]},gold,yesterday,01/02/2030\nM99999999,golden,2023-13-01,2030-01-01\n"
+                    f"{who[2]},gold,2023-05-01,2023-04-30\n{who[2]},,now,\n")
+    with pytest.raises(ParameterError) as e: assign_many(ws, CATALOGUE, path, tag="vip")
+    said = str(e.value)
+    for part in ("ts 'yesterday' is no date. Write 2024-01-31, or 2024-01-31 18:00 (local time). (3 such, line 4, 5, 7)", "expires_at '01/02/2030' is no date",
+                 "(1 such, line 4)", "no value 'golden' (1 such, line 5)", "1 of the members do not exist, such as M****9 (line 5)", "needs a value (1 without, line 7)",
+                 "expires_at 2023-04-30 has passed when it begins, so it would never hold (1 such, line 6)"):
+        assert part in said, part
+    assert "M99999999" not in said and not (ws.root / "tags/assigned").exists()
+    path.write_text(f"member_id,value\n{who[0]},gold\n,gold\n")
+    with pytest.raises(ParameterError, match=r"needs a member_id \(1 without, line 3\)"): assign_many(ws, CATALOGUE, path, tag="vip")
+    path.write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(ParameterError, match="is no CSV file with a header"): assign_many(ws, CATALOGUE, path, tag="vip")
+
+
+def test_what_has_expired_is_given_only_for_the_past(ws):
+    who, today = ws.table("members").member_id.min().execute(), pd.Timestamp.now(ws.config.zone).date()
+    for expires in ("2023-06-01", today, pd.Timestamp(today)):         # a date is its first moment: today has begun
+        with pytest.raises(ParameterError, match="has passed when it begins, so it would never hold.* for what held once, give ts too"): assign(ws, CATALOGUE, "vip", who, "gold", expires=expires)
+    assert assign(ws, CATALOGUE, "vip", who, "gold", expires=today + timedelta(1)) == 1
+    assert assign(ws, CATALOGUE, "vip", who, "black", ts="2023-05-01", expires="2023-06-01") == 1
+    held = [by_id(ws, take_snapshot(ws, CATALOGUE, d, ["vip"]).table()).vip.get(who) for d in ("2023-05-15", "2023-06-15")]
+    assert held[0] == "black" and pd.isna(held[1])
+
+
+@pytest.mark.parametrize("value", ["tomorrow", "31/12/2030", "2030-02-30", "2030", 20300101, 1.5, ["2030-01-01"]])
+def test_what_is_no_date(ws, value):
+    who = ws.table("members").member_id.min().execute()
+    with pytest.raises(ParameterError, match="is no date. Write 2024-01-31"): assign(ws, CATALOGUE, "vip", who, "gold", expires=value)
+    with pytest.raises(ParameterError, match="is no date. Write 2024-01-31"): revoke(ws, CATALOGUE, "vip", who, ts=value)
+
+
+def test_ids_are_text(ws):
+    for call in (lambda: assign(ws, CATALOGUE, "vip", 12, "gold"), lambda: revoke(ws, CATALOGUE, "vip", 12), lambda: put_scores(ws, pd.DataFrame({"member_id": [12], "score": [1.]}), "churn", as_of=DAY),
+                 lambda: assign_many(ws, CATALOGUE, pd.DataFrame({"member_id": [12, 13], "value": "gold"}), tag="vip")):
+        with pytest.raises(ParameterError, match=r"member_id must be text, such as 'M00012', not .* \(int"): call()
+
+
+def test_open_entries_are_what_revoke_ends(ws):
+    who = ws.table("members").member_id.min().execute()
+    for value, channel, ts in (("gold", "manual", "2023-05-01 09:00"), ("black", "import", "2023-05-02"), ("gold", "import", "2023-05-03")):
+        assign(ws, CATALOGUE, "vip", who, value, channel=channel, ts=ts)
+    entries = open_entries(ws, "vip", who, "gold")
+    assert entries[["value", "channel", "since"]].values.tolist() == [["gold", "manual", "2023-05-01 09:00"], ["gold", "import", "2023-05-03 00:00"]]
+    assert revoke(ws, CATALOGUE, "vip", who, "gold") == len(entries)
+    assert open_entries(ws, "vip", who).value.tolist() == ["black"] and open_entries(ws, "vip", "nobody").empty

@@ -13,7 +13,7 @@ import hashlib
 import json
 import time
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from functools import cache
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from ..data.workspace import Workspace, write_file
 from .calibrate import Calibrated, freeze_date
 from .catalogues import read_catalogue, write_catalogue
 from .compile import compile_many, compile_tags
-from .definition import Catalogue, FlagTag
+from .definition import Catalogue, FlagTag, as_names, check_arguments
 from .given import all_tables
 from .graph import closure, definition_hash
 from .rows import Known
@@ -60,13 +60,28 @@ def _freeze(root, catalogue, as_of, parameters):
         path.parent.mkdir(mode=0o700, exist_ok=True)
         write_file(path, json.dumps(vars(value), ensure_ascii=False, default=plain).encode())
 
+# %% ../../nbs/tags/08b_runs.ipynb #4137fd4a
+_DUE = {"static": 0, "daily": 1, "weekly": 7, "monthly": 31, "quarterly": 92}
+
+def _check_dates(ws, catalogue, names, days, any_date):
+    "Refuse dates that lie outside the log of a workspace."
+    log = ws.manifest["log"] if ws.has("order_lines") else {"start": None}
+    if any_date or not log["start"]: return
+    slack = max(31, *(_DUE[catalogue.tags[n].refresh] for n in names))
+    first, last = date.fromisoformat(log["start"]) + timedelta(1), date.fromisoformat(log["end"]) + timedelta(1)
+    if not (wrong := [day for day in days if not first <= day <= last + timedelta(slack)]): return
+    dates = f"{', '.join(map(str, wrong[:3]))}{f' … ({len(wrong)} dates)' if len(wrong) > 3 else ''}"
+    raise NotComputable(f"as_of {dates} lies outside the data: order lines run from {log['start']} to {log['end']}. Take {first} to "
+                        f"{last} (the day after the last row), up to {slack} days later where rows are late; or, if the date is meant, "
+                        "say any_date=True (--any-date). Nothing was computed.")
+
 # %% ../../nbs/tags/08b_runs.ipynb #dc2b9a5d
 def _chosen(catalogue, tags):
     "Names of the tags asked for; all that are not deprecated when None."
     if tags is None: return [name for name, t in catalogue.tags.items() if t.status != "deprecated"]
-    for name in tags:
+    for name in (names := as_names(tags)):
         if name not in catalogue.tags: raise ParameterError(f"there is no tag {name!r}.{did_you_mean(name, catalogue.tags)}")
-    return list(dict.fromkeys(tags))
+    return names
 
 @cache
 def _code():
@@ -161,9 +176,12 @@ def take_snapshot(
     *,
     parameters=None,       # name → value that replaces a parameter
     force: bool = False,   # compute even when a run with equal inputs is there
+    any_date: bool = False,  # take a date outside the data too
 ) -> Snapshot:
     "Compute tags as of a date and keep them."
+    check_arguments("take_snapshot(ws, catalogue, as_of)", ws=ws, catalogue=catalogue)
     as_of, began, names = check_as_of(as_of), time.monotonic(), _chosen(catalogue, tags)
+    _check_dates(ws, catalogue, names, [as_of], any_date)
     with writing_tags(ws.root):
         inputs = _inputs(ws, catalogue, names, as_of, parameters)
         if not force and (there := _there(ws.root, as_of, inputs, names)): return there
@@ -179,11 +197,14 @@ def backfill(
     tags=None,            # names; all that are not deprecated when None
     parameters=None,      # name → value that replaces a parameter
     force: bool = False,  # compute even what is there with equal inputs
+    any_date: bool = False,  # take dates outside the data too
 ) -> list[Snapshot]:      # by date
     "Snapshots of many dates in one pass."
-    names, made = _chosen(catalogue, tags), {}
+    check_arguments("backfill(ws, catalogue, dates)", ws=ws, catalogue=catalogue)
+    names, made, asked = _chosen(catalogue, tags), {}, sorted({check_as_of(d) for d in _listed(dates)})
+    _check_dates(ws, catalogue, names, asked, any_date)
     with writing_tags(ws.root):
-        inputs = {day: _inputs(ws, catalogue, names, day, parameters) for day in sorted(map(check_as_of, set(dates)))}
+        inputs = {day: _inputs(ws, catalogue, names, day, parameters) for day in asked}
         for day in inputs:
             if not force and (there := _there(ws.root, day, inputs[day], names)): made[day] = there
         for days, frozen in _passes(ws, closure(catalogue, names), [day for day in inputs if day not in made]):
@@ -192,6 +213,8 @@ def backfill(
                 made[compiled.as_of] = _put(ws, catalogue, compiled, names, inputs[compiled.as_of], began, parameters)
                 began = time.monotonic()
     return [made[day] for day in sorted(made)]
+
+def _listed(dates): return [dates] if isinstance(dates, str | date) else dates
 
 def _passes(ws, catalogue, days):
     "Dates with the frozen parameters that they share: all in one pass, unless some were frozen before."
@@ -279,9 +302,12 @@ def refresh(
     as_of,                # local date, exclusive end of what is known
     tags=None,            # names; all that are not deprecated when None
     force: bool = False,  # compute even when a run with equal inputs is there
+    any_date: bool = False,  # take a date outside the data too
 ) -> Snapshot:
     "A snapshot in which only what is due is computed, and the rest carried over from the latest earlier one."
+    check_arguments("refresh(ws, catalogue, as_of)", ws=ws, catalogue=catalogue)
     as_of, began, names = check_as_of(as_of), time.monotonic(), _chosen(catalogue, tags)
+    _check_dates(ws, catalogue, names, [as_of], any_date)
     with writing_tags(ws.root):
         earlier = [d for d in dates_of(ws.root) if d < as_of]
         before = current_of(ws.root, earlier[-1]) if earlier else None

@@ -8,7 +8,7 @@ is overwritten: computing a date again makes a new run, and the small file `tags
 
 # %% auto #0
 __all__ = ['damaged', 'json_of', 'seal', 'parquet', 'folder_of', 'Snapshot', 'read_snapshot', 'runs_of', 'current_of', 'dates_of',
-           'plain', 'publish', 'declare', 'write_tags', 'counts_of', 'holds']
+           'drop_runs', 'plain', 'publish', 'declare', 'write_tags', 'counts_of', 'holds']
 
 # %% ../../nbs/tags/08a_snapshots.ipynb #505c5731
 import hashlib
@@ -24,7 +24,7 @@ import ibis
 import pandas as pd
 
 import memtag_research
-from ..core import MemtagError
+from ..core import MemtagError, ParameterError, did_you_mean
 from ..data.engine import connect
 from ..data.privacy import KeyMap
 from ..data.workspace import sync, write_file
@@ -97,13 +97,12 @@ class Snapshot:
 def _snapshot_html(snapshot, lang, most=8):
     "A row a tag: title, values with members and share, where the snapshot is."
     tags, all_ = read_catalogue(snapshot.manifest["catalogue"]).tags, max(snapshot.rows, 1)
-    known = label("value_known", lang)
+    said = lambda v, n: f"{v} {format_number(n, lang, short=False)} ({format_percent(n / all_, lang)})"
     def cell(name, about):
-        counted = about["type"] in ("number", "date")
-        titled = {known if counted else value_title(tags[name], v, lang): n for v, n in about["values"].items()}
-        if about["unknown"]: titled[label("unknown", lang)] = about["unknown"]
-        said = [f"{v} {format_number(n, lang, short=False)} ({format_percent(n / all_, lang)})" for v, n in list(titled.items())[:most]]
-        return ", ".join(said) + (" …" if len(titled) > most else "")
+        title = lambda v: label("value_known", lang) if about["type"] in ("number", "date") else value_title(tags[name], v, lang)
+        shown = [said(title(v), n) for v, n in list(about["values"].items())[:most]]
+        if (more := len(about["values"]) - most) > 0: shown.append(label("more_counts", lang).format(n=more))
+        return ", ".join([*shown, said(label("unknown", lang), about["unknown"])])   # unknown always: nobody is left out silently
     rows = [[name, title_of(tags[name], lang), cell(name, about)] for name, about in snapshot.tags.items()]
     rows += [[name, title_of(tags[name], lang), f"{label('not_computable', lang)}: {why}"]
              for name, why in snapshot.manifest["not_computable"].items() if name in tags]
@@ -141,6 +140,50 @@ def current_of(root, as_of):
 def dates_of(root):
     "Dates that have a snapshot, oldest first."
     return sorted(date.fromisoformat(p.parent.name[6:]) for p in (Path(root) / "tags").glob("as_of=*/current"))
+
+# %% ../../nbs/tags/08a_snapshots.ipynb #eafaefda
+def drop_runs(
+    root: str | Path,  # workspace folder
+    as_of: date,
+    run: str | None = None,  # only this run; all when None
+) -> list[str]:        # runs that went
+    "Take a snapshot away, whole or not at all."
+    day, there = folder_of(root, as_of), [p.name.removeprefix("run=") for p in runs_of(root, as_of)]
+    if not there:
+        near = ", ".join(map(str, sorted(dates_of(root), key=lambda d: abs((d - as_of).days))[:3]))
+        raise ParameterError(f"there is no snapshot of {as_of} to drop." + (f" The nearest are of {near}." if near else ""))
+    if run not in (None, *there):
+        raise ParameterError(f"there is no run {run!r} of {as_of}.{did_you_mean(run, there)} Its runs: {', '.join(there)}.")
+    kept = [] if run is None else [p for p in map(_whole, runs_of(root, as_of)) if p and p.run != run]
+    gone = [run] if kept else there
+    _check_carried(root, as_of, gone)
+    if kept and _counting(day) not in [p.run for p in kept]: declare(kept[-1].folder)
+    aside = day.parent / f".new-dropped-{_run_id()}"      # what a killed writer leaves is swept by the next one
+    os.rename(day / f"run={run}" if kept else day, aside)
+    sync(day if kept else day.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+    return gone
+
+# %% ../../nbs/tags/08a_snapshots.ipynb #f075ec19
+def _whole(folder):
+    "A run, or None where it is damaged."
+    try: return read_snapshot(folder)
+    except MemtagError: return None
+
+def _counting(day):
+    "The run that `current` names; None where it names none."
+    try: return json.loads((day / "current").read_bytes())["run"]
+    except (OSError, ValueError, KeyError, TypeError): return None
+
+def _check_carried(root, as_of, gone):
+    "Refuse to drop a run from which the snapshot of a date carries tags."
+    for other in dates_of(root):
+        folder = folder_of(root, other) / f"run={_counting(folder_of(root, other))}"
+        if (made := _whole(folder)) is None or (other == as_of and made.run in gone): continue
+        if not (tags := [n for n, about in made.tags.items() if about["run"] in gone]): continue
+        some = f"{', '.join(tags[:3])}{', …' if len(tags) > 3 else ''}"
+        raise ParameterError(f"the snapshot of {other} carries {some} over from this one, so {as_of} cannot be dropped. Drop {other} "
+                             f"first, or compute it anew: memtag tag run --as-of {other} --force")
 
 # %% ../../nbs/tags/08a_snapshots.ipynb #a6e17f96
 def plain(value):

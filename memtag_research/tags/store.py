@@ -19,12 +19,14 @@ import pandas as pd
 
 from ..core import MemtagError, NotComputable, ParameterError, check_as_of, did_you_mean
 from ..data.engine import connect
-from ..data.privacy import KeyMap
+from ..data.privacy import KeyMap, writing_tags
 from ..data.workspace import Workspace
+from .definition import as_names, check_arguments
 from .given import all_tables
 from .kinds import valid_days
 from .runs import backfill, refresh
-from .snapshots import Snapshot, current_of, damaged, dates_of, folder_of, holds, json_of, read_snapshot, runs_of, seal
+from .snapshots import Snapshot, current_of, dates_of, folder_of, holds, read_snapshot, runs_of
+from .snapshots import damaged, drop_runs, json_of, seal
 
 # %% ../../nbs/tags/08c_store.ipynb #5b564cfd
 def _tags_as_of(store, as_of, tags, by):
@@ -32,7 +34,7 @@ def _tags_as_of(store, as_of, tags, by):
     if not earlier: raise NotComputable(f"there is no snapshot at or before {as_of}. Take one: memtag tag run --as-of {as_of}")
     if by not in ("member_id", "member_key"): raise ParameterError(f"by is 'member_id' or 'member_key', not {by!r}.")
     snapshot, con = store.snapshot(earlier[-1]), store.ws.con
-    names = list(snapshot.tags) if tags is None else list(tags)
+    names = list(snapshot.tags) if tags is None else as_names(tags)
     for name in names:
         if name in snapshot.tags: continue
         raise ParameterError(f"the snapshot of {snapshot.as_of} has no tag {name!r}.{did_you_mean(name, snapshot.tags)}")
@@ -83,6 +85,7 @@ def _history(store, tags):
 class Store:
     "A workspace's snapshots and logs."
     ws: Workspace
+    def __post_init__(self): check_arguments("Store(ws)", ws=self.ws)
     def dates(self) -> list[date]: "Dates that have a snapshot, oldest first."; return dates_of(self.ws.root)
     def tables(self) -> dict: "The workspace's tables, with what was assigned and scored."; return all_tables(self.ws)
     def runs(self, as_of) -> list[str]:
@@ -104,13 +107,17 @@ class Store:
         return _tags_as_of(self, check_as_of(as_of), tags, by)
     def history(self, tags=None) -> ibis.Table:
         "member_key, tag, value (text), valid_from, valid_to (exclusive, null while it lasts), over the snapshots that count."
-        return _history(self, tags)
-    def refresh(self, catalogue, as_of, tags=None, force: bool = False) -> Snapshot:
+        return _history(self, as_names(tags))
+    def refresh(self, catalogue, as_of, tags=None, force: bool = False, any_date: bool = False) -> Snapshot:
         "A snapshot in which only what is due is computed, and the rest carried over from the one before."
-        return refresh(self.ws, catalogue, as_of, tags, force)
-    def backfill(self, catalogue, dates, tags=None, parameters=None, force: bool = False) -> list[Snapshot]:
+        return refresh(self.ws, catalogue, as_of, tags, force, any_date)
+    def backfill(self, catalogue, dates, tags=None, parameters=None, force: bool = False, any_date: bool = False) -> list[Snapshot]:
         "Snapshots of many dates in one pass over the rows; dates that are there are left alone."
-        return backfill(self.ws, catalogue, dates, tags, parameters, force)
+        return backfill(self.ws, catalogue, dates, tags, parameters, force, any_date)
+    def drop(self, as_of, run: str | None = None) -> list[str]:
+        "Take the snapshot of a date away, or one of its runs; the runs that went. History and diff then know nothing of it."
+        as_of = check_as_of(as_of)
+        with writing_tags(self.ws.root): return drop_runs(self.ws.root, as_of, run)
     def parameters(self) -> pd.DataFrame:
         "Every parameter that was frozen."
         paths = sorted((self.ws.root / "tags" / "parameters").glob("*.json"))
