@@ -14,6 +14,7 @@ __all__ = ['Compiled', 'membership', 'compile_tags', 'Workings', 'workings', 'co
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from fractions import Fraction
+from itertools import count
 
 import ibis
 import ibis.expr.operations as ops
@@ -22,12 +23,12 @@ import pandas as pd
 from ..core import DefinitionError, NotComputable, check_as_of, did_you_mean
 from ..data.engine import to_frame, total
 
-from .calibrate import cluster_expression, resolve_parameters
+from .calibrate import check_given, cluster_expression, resolve_parameters
 from .graph import closure, levels, needs, section_of
 from .cubes import add_up
 from .definition import Catalogue, Segment
 from .expression import parse, quantile_call, to_ibis
-from .kinds import undeclared, value_table
+from .kinds import undeclared, unscored, value_table
 from .rows import Known, metric_columns, stored
 
 # %% ../../nbs/tags/07_compile.ipynb #4b63e84e
@@ -92,13 +93,15 @@ class _Build:
         if made: self.set(_project(self.table, {n: c for n, c in self.columns.items() if keep is None or n in keep} | made))
 
 # %% ../../nbs/tags/07_compile.ipynb #dbd0c08d
+_NUMBER = count(1)   # of a WITH: two expressions that are joined may not use one name
+
 def _shares(k): return [Fraction(i, k) for i in range(1, k)]
 
 def _cuts(build, asked):
     "Columns `<key>.n`, the members that count, and `<key>.cut0` … beside every member; asked: key → (expression, among, shares)."
-    same = {}
+    same, rows = {}, []
     for key, (text, among, shares) in asked.items(): same.setdefault((text, among), {})[key] = shares
-    rows = []
+    if asked: build.set(build.table.alias(f"members_{next(_NUMBER)}"))   # a WITH: computed once, though read for every tag
     for (text, among), keys in same.items():
         try: rows.append(_cut_row(build, text, among, keys))
         except NotComputable as e: build.gaps |= {f"{key}.n": str(e) for key in keys}
@@ -261,7 +264,7 @@ class _Programme:
     "The tables, and what all dates of one compilation have in common."
     def __init__(self, tables, zone=None, knowledge_time=False):
         self.tables, self.how = tables, {"zone": zone, "knowledge_time": knowledge_time}
-        self.cubes, self.extra = {}, {}
+        self.cubes, self.extra, self.kept = {}, {}, {}
 
     def known(self, as_of, parameters, **more):
         known = Known(self.tables, as_of, parameters=parameters, **self.how, **more)
@@ -272,11 +275,11 @@ class _Programme:
         "Every parameter, cut point and centre that a catalogue stands on."
         def metrics(names, date):
             some = closure(catalogue, names)
-            build = _expression(some, self.known(date, resolve_parameters(some, self.tables, date, metrics, given, **self.how)), names)
+            build = _expression(some, self.known(date, resolve_parameters(some, self.tables, date, metrics, given, self.kept, **self.how)), names)
             for name in names:
                 if name in build.gaps: raise NotComputable(f"metric {name}: {build.gaps[name]}")
             return build.table.select("member_id", *names)
-        return resolve_parameters(catalogue, self.tables, as_of, metrics, given, **self.how)
+        return resolve_parameters(catalogue, self.tables, as_of, metrics, given, self.kept, **self.how)
 
 # %% ../../nbs/tags/07_compile.ipynb #ba04c22e
 _SPANS = {}   # of workspaces: their data do not change under a fingerprint
@@ -301,8 +304,8 @@ def _said(known, catalogue, asked):
     "Warnings; a date before everything is refused."
     logs = {s.table for s in catalogue.sources.values() if s.table not in ("members", "tier_history", "scores")}
     spans = _spans(known, sorted(logs))
-    entries = [undeclared(catalogue.tags[n], known) for n in asked["tags"] if catalogue.tags[n].kind == "assigned"]
-    entries = [said for said in entries if said]
+    says = {"assigned": undeclared, "score": unscored}
+    entries = [said for t in catalogue.tags.values() if t.kind in says and (said := says[t.kind](t, known))]
     if not spans: return entries
     first, last = min(s[0] for s in spans.values()), max(s[1] for s in spans.values())
     if known.as_of <= first: raise NotComputable(f"as_of {known.as_of} is before all that is known: {', '.join(spans)} run from {first} "
@@ -346,6 +349,7 @@ def compile_tags(
     return _compile(catalogue, _Programme(tables, zone, knowledge_time), check_as_of(as_of), asked, parameters, expiry_as_of, lists)
 
 def _compile(catalogue, programme, as_of, asked, parameters, expiry_as_of, lists):
+    check_given(catalogue, parameters)
     names = list(dict.fromkeys(n for some in asked.values() for n in some))
     catalogue = closure(catalogue, names)
     found = programme.parameters(catalogue, as_of, dict(parameters or {}))
@@ -376,6 +380,7 @@ def workings(
 ) -> Workings:
     "What `explain_tag` looks at; arguments as for `compile_tags`."
     _asked(catalogue, [tag], (), ())
+    check_given(catalogue, parameters)
     some, programme = closure(catalogue, [tag]), _Programme(tables, zone, knowledge_time)
     found = programme.parameters(some, as_of, dict(parameters or {}))
     known = programme.known(as_of, found, expiry_as_of=expiry_as_of)
