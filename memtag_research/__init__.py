@@ -27,6 +27,7 @@
 - `memtag_research.reports.runner`: Parameters in, a published page out, or an error that names the cell.
 - `memtag_research.reports.segment`: What happened to member sales and to the members in a period, answer first.
 - `memtag_research.reports.segment_numbers`: Every figure that the segment report prints, computed once, with no word or picture.
+- `memtag_research.tags.because`: What decided the value of a tag that looks at rows, for one member: shares, rows, entries, scores, distances
 - `memtag_research.tags.calibrate`: Parameters, cut points and centres found on the data, and frozen until the next quarter
 - `memtag_research.tags.catalogues`: Definitions in YAML and Python: read with the place of every mistake, written without loss, overlaid
 - `memtag_research.tags.changes`: What changed between two snapshots, and which part of it members did, and which part we did

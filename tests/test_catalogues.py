@@ -164,6 +164,19 @@ BAD = {
     "example of mixed types": ("orders_90d: 11, is", "orders_90d: many, is", "orders_90d: many", "tags.frequent.examples.1: cannot be evaluated"),
     "number where a rule is due": ("orders_90d >= 12", "orders_90d", "when:", "tags.frequent.when: must be true or false, is a number: orders_90d."),
     "mixed types": ("stage == 'lost'", "stage == 3", "winback:", "segments.winback.where: `stage == 3 and not frequent`: the comparison mixes types"),
+    "a value misspelt": ("stage == 'lost'", "stage == 'lsot'", "winback:", "segments.winback.where: stage has no value 'lsot'; it has lost, dormant, live. Did you mean 'lost'?"),
+    "a value on the left": ("stage == 'lost' and not", "frequent and 'LOST' != stage and not", "winback:", "segments.winback.where: stage has no value 'LOST'", "Did you mean 'lost'?"),
+    "values in a list": ("where: stage == 'lost' and not frequent", "where: \"stage not in ('lost', 'gone', 'liv')\"", "winback:", "segments.winback.where: stage has no value 'gone'; it has", "stage has no value 'liv'; it has lost, dormant, live. Did you mean 'live'?"),
+    "a value in a flag": ("    when: orders_90d >= 12", "    when: orders_90d >= 12 and stage in ('dormnt',)", "when:", "tags.frequent.when: stage has no value 'dormnt'"),
+    "a value in a support": ("    purpose: [service]", "    support: stage != 'aliv'\n    purpose: [service]", "support:", "tags.frequent.support: stage has no value 'aliv'"),
+    "a title for a value": ("      live: else", "      live: else\n    labels: {lost: {en: Churned, zh: 流失}}\n  gone: " + TAG + "kind: flag, when: stage == '流失' or stage == 'churned'}",
+                            "gone:", "stage has no value '流失'; it has lost, dormant, live. '流失' is the title of 'lost': write 'lost'.", "'churned' is the title of 'lost': write 'lost'."),
+    "almost a title": ("      live: else", "      live: else\n    labels: {lost: {en: Churned, zh: 流失}}\n  gone: " + TAG + "kind: flag, when: stage == 'Churnd'}",
+                       "gone:", "stage has no value 'Churnd'; it has lost, dormant, live. Did you mean 'lost' (Churned)?"),
+    "a code of a column": ("{source: orders, agg: count, days: 90}", "{source: lines, agg: count, where: line_kind == 'sales', days: 90}", "orders_90d:",
+                           "metrics.orders_90d.where: line_kind has no value 'sales'; it has sale, return,", "Did you mean 'sale'?"),
+    "a code in a source": ("events: {table: events}", "events: {table: events, where: \"event in ('page_viw', 'search')\"}", "events: {",
+                           "sources.events.where: event has no value 'page_viw'; it has page_view,", "and 16 more. Did you mean 'page_view'?"),
     "sensitive without basis": ("purpose: [service]", "privacy: sensitive_personal", "  frequent:", "tags.frequent: is sensitive_personal and needs a `basis`"),
     "weeks": ("purpose: [service]", "valid_for: 12w", "valid_for", "tags.frequent.valid_for: must be days such as 90d, not '12w'. Write 84d."),
     "unknown purpose": ("purpose: [service]", "purpose: [serivce]", "purpose", "tags.frequent.purpose.0: must be one of service,", "Did you mean 'service'?"),
@@ -206,6 +219,12 @@ def test_a_bad_definition_is_told_with_its_line_and_the_next_step(name):
     assert all(t in said for t in texts), said
     place = f"text 1:{line_of(text, line)}: "
     assert any(row.strip().startswith(place) and texts[0].split(" ")[0] in row for row in said.splitlines()), said
+
+
+def test_values_that_may_be_anything_are_not_asked_for():
+    "A column, an assigned flag, a number of the same name's text, and declared values themselves."
+    open_ = with_tag("kind: column, from: members.city") + "  s2: {where: \"other == 'Nowhere' or stage in ('lost', 'live') or 'live' != stage\"}\n"
+    assert not [w for w in check_catalogue(read_catalogue(open_)) if "has no value" in w]
 
 
 # The kinds: an entry of a tag that is wrong, and what is said of it

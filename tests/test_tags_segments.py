@@ -46,6 +46,7 @@ tags:
     kind: rules
     title: {en: Stage, zh: 阶段}
     values: {prospect: orders_all == 0, lost: recency_days > 120, buying: else}
+    labels: {lost: {en: Gone, zh: 流失}}
   level:
     {class: consumption, kind: quantile, title: {en: Level, zh: 层级}, metric: spend_365d, values: [low, mid, high], among: orders_all > 0}
 segments:
@@ -332,6 +333,9 @@ def test_a_snapshot_is_used_where_definitions_are_equal(ws, catalogue):
     (Segment(name="a", where="frequent", minus=["stage"]), "'stage' is a text"), (Segment(name="a", where="frequent", minus=["minour"]), "minor"),
     (Segment(name="a", where="frequent", minus=["recency_days"]), "must be a tag or segment"), (Segment(name="a", where="a or frequent"), "a → a"),
     (Segment(name="a"), "neither a rule"), (Segment(name="a", where="frequent", holdout=1), "less than 1"),
+    ("stage == 'lsot'", "the rule: stage has no value 'lsot'; it has prospect, lost, buying. Did you mean 'lost'?"),
+    (tag("level").isin(["hgh", "mid"]), "level has no value 'hgh'; it has low, mid, high. Did you mean 'high'?"),
+    (Segment(name="a", where="not ('流失' == stage)"), "segment a: stage has no value '流失'; it has prospect, lost, buying. '流失' is the title of 'lost'"),
     (Segment(name="a", where="frequent", minus=["a"]), "a → a"), ("__import__('os')", "__import__"), (3, "is a name, a Segment or a rule")])
 def test_wrong_segments_are_refused_before_anything_is_computed(ws, catalogue, segment, says):
     with pytest.raises(MemtagError, match=re.escape(says)): evaluate_segment(ws, catalogue, segment, AS_OF)

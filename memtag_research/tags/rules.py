@@ -22,6 +22,7 @@ from .definition import Catalogue, Segment
 from .expression import check, from_json_logic, parse, to_json_logic
 from .graph import closure, types
 from .linter import NAME
+from .values import misspelt_values
 
 # %% ../../nbs/tags/09b_rules.ipynb #211dacdf
 class Rule:
@@ -96,10 +97,11 @@ def register_segment(
     if isinstance(segment, str) and segment in catalogue.segments: segment = catalogue.segments[segment]
     if isinstance(segment, (str, Rule)): segment = Segment(where=str(rule(segment)))
     if not isinstance(segment, Segment): raise ParameterError(f"a segment is a name, a Segment or a rule, not {type(segment).__name__}.")
+    place = f"segment {segment.name}" if segment.name else "the rule"
     if not segment.name:
         segment = replace(segment, name="rule_" + hashlib.sha256(repr(segment).encode()).hexdigest()[:8])
     made = replace(catalogue, segments={**catalogue.segments, segment.name: segment})
-    _check_segment(made, segment)
+    _check_segment(made, segment, place)
     return made, segment
 
 # %% ../../nbs/tags/09b_rules.ipynb #72318317
@@ -109,9 +111,8 @@ def names_of(
     "Tags, metrics and segments that it names."
     return (parse(segment.where).names if segment.where else frozenset()) | set(segment.minus)
 
-def _check_segment(catalogue, segment):
-    "Names are known, the rule is true or false, taken-out names are flags or segments, and nothing refers to itself."
-    place = f"segment {segment.name}"
+def _check_segment(catalogue, segment, place):
+    "Names and values are known, the rule is true or false, taken-out names are flags or segments, and nothing refers to itself."
     if not NAME.fullmatch(segment.name):
         raise DefinitionError(f"{place}: a name is small letters, digits and _, and at most 60 characters.")
     if not segment.where and not segment.include:
@@ -119,6 +120,8 @@ def _check_segment(catalogue, segment):
     known = types(closure(catalogue, [segment.name]))
     if segment.where and (got := check(parse(segment.where, place), known, place)) != "boolean":
         raise DefinitionError(f"{place}: the rule gives a {got}; it must be true or false, such as {segment.where} == …")
+    wrong = [what for s in segment_parts(catalogue, segment.name) if s.where for what in misspelt_values(parse(s.where), catalogue.tags)]
+    if wrong: raise DefinitionError(f"{place}: {'; '.join(wrong)}")
     for name in segment.minus:
         if known[name] != "boolean": raise DefinitionError(f"{place}: minus takes flags and segments; {name!r} is a {known[name]}.")
     if not (isinstance(segment.holdout, (int, float)) and 0 <= segment.holdout < 1):
