@@ -299,6 +299,15 @@ def test_a_name_that_is_not_there(tables):
         compile_tags(CATALOGUE, tables, AS_OF, ["frequnt"])
 
 
+def test_two_dates_may_be_joined_in_one_query():
+    "Cut points stand in a WITH of their own; two expressions may not give theirs one name."
+    tables = world.in_engine(world.tables(), connect())
+    first, second = (compile_tags(CATALOGUE, tables, day, ["level"]).expr for day in (AS_OF - timedelta(30), AS_OF))
+    both = first.join(second, "member_id").execute().set_index("member_id").sort_index()
+    alone = second.execute().set_index("member_id").level
+    assert both.level_right.equals(alone.loc[both.index].rename("level_right")) and both.level_right.nunique() > 1
+
+
 def test_threads_do_not_matter(members):
     some = {n: t for n, t in world.tables().items() if n in ("order_lines", "members", "member_merges", "products", "stores")}
     tags = ["level", "fifth", "rfm", "stage", "group", "frozen"]

@@ -148,8 +148,9 @@ def ours_12_months(tags, folder, memory):
     con, catalogue = engine_of(memory), read_catalogue(catalogue_text(WINDOWS[tags]))
 
     def work():
-        for compiled in compile_many(catalogue, _tables(con, folder), MONTHS): last = compiled.expr.cache()
-        return last
+        for compiled in compile_many(catalogue, _tables(con, folder), MONTHS):
+            con.raw_sql(f"CREATE OR REPLACE TEMP TABLE result AS {con.compile(compiled.expr)}")
+        return con.table("result")
     return work, lambda result, out: result.to_parquet(out)
 
 
