@@ -1636,6 +1636,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'memtag_research/tags/calibrate.py'),
                                                 'memtag_research.tags.calibrate._is_number': ( 'tags/calibrate.html#_is_number',
                                                                                                'memtag_research/tags/calibrate.py'),
+                                                'memtag_research.tags.calibrate._is_row': ( 'tags/calibrate.html#_is_row',
+                                                                                            'memtag_research/tags/calibrate.py'),
                                                 'memtag_research.tags.calibrate._key': ( 'tags/calibrate.html#_key',
                                                                                          'memtag_research/tags/calibrate.py'),
                                                 'memtag_research.tags.calibrate._levels': ( 'tags/calibrate.html#_levels',

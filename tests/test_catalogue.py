@@ -12,9 +12,9 @@ import tag_world as world
 from memtag_research.data.engine import connect, to_frame
 from memtag_research.insight.catalogue import shipped_catalogue
 from memtag_research.measures.lifecycle import lifecycle_status
-from memtag_research.measures.rfm import rfm_summary
+from memtag_research.measures.rfm import rfm_score, rfm_summary
 from memtag_research.tags import rows
-from memtag_research.tags.compile import compile_tags
+from memtag_research.tags.compile import compile_tags, workings
 from memtag_research.tags.definition import KINDS
 
 AS_OF = world.AS_OF
@@ -131,6 +131,17 @@ def test_lifecycle_and_recency_are_those_of_the_measures():
     assert tags.lifecycle.sort_index().equals(stages.stage.reindex(tags.index).sort_index().astype(tags.lifecycle.dtype))
     rfm = to_frame(rfm_summary(tables["member_days"], AS_OF)).set_index("member_id")
     assert (tags.recency.dropna() == rfm.recency_days.reindex(tags.index).dropna()).all() and len(tags.recency.dropna()) > 100
+
+
+def test_rfm_scores_are_those_of_the_measure():
+    "R, F and M of the tag, and measures.rfm over the same members: who never bought has no score, and moves nobody's."
+    tables = world.in_engine(world.tables())
+    table = workings(catalogue(), tables, AS_OF, "rfm_value").table
+    tags = to_frame(table.select("member_id", "rfm_value", **{f"{x}_score": table[f"rfm_value.{x}"] for x in "rfm"})).set_index("member_id")
+    scored = to_frame(rfm_score(rfm_summary(tables["member_days"].semi_join(table, "member_id"), AS_OF, 365))).set_index("member_id").sort_index()
+    mine = tags.dropna(subset="r_score").sort_index()
+    assert len(tags) > len(mine) + 10 and tags.rfm_value.notna().sum() == len(mine)
+    assert {*scored.index} == {*mine.index} and (mine[["r_score", "f_score", "m_score"]].astype("int64") == scored[["r_score", "f_score", "m_score"]]).all(axis=None)
 
 
 def test_only_what_is_asked_is_computed():

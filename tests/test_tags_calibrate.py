@@ -304,3 +304,34 @@ def test_clusters_on_both_engines_equal_numpy(spark):
     with pytest.raises(ParameterError, match="of 2 metrics, and 1"): cluster_expression(centres, [t.x])
     source, there = SOURCES["orders"], in_engine({n: t for n, t in cut(tables(), AS_OF).items() if n == "order_lines"}, spark)
     pd.testing.assert_frame_equal(gap_counts(Known(there, AS_OF), source), gap_counts(Known(world("cut"), AS_OF), source), check_dtype=False)
+
+
+# Values given by hand
+
+def test_values_given_by_hand_are_names_that_are_read_and_values_that_can_be():
+    from memtag_research.tags.calibrate import check_given
+    from memtag_research.tags.compile import compile_many, compile_tags, workings
+    ways = [lambda given: compile_tags(CATALOGUE, world("whole"), AS_OF, ["level"], parameters=given),
+            lambda given: list(compile_many(CATALOGUE, world("whole"), [AS_OF], ["level"], parameters=given)),
+            lambda given: workings(CATALOGUE, world("whole"), AS_OF, "level", given)]
+    for way in ways:
+        with pytest.raises(ParameterError, match=r"there is no parameter 'richh' to give a value to\. Did you mean 'rich'\?"): way({"richh": 3})
+        with pytest.raises(ParameterError, match=r"Did you mean 'level.cuts'"): way({"level.cut": [1, 2]})
+    level, kind = CATALOGUE.tags["level"], CATALOGUE.tags["kind"]
+    k, n = len(kind.values), len(kind.metrics)
+    good = {"D1": 33, "rich": 5.5, "level.cuts": list(range(len(level.values) - 1)),
+            "kind.centres": {"means": [0] * n, "scales": [1.] * n, "centres": [[0] * n] * k}, "usual": Calibrated("usual", None)}
+    check_given(CATALOGUE, good)
+    check_given(CATALOGUE, None)
+    fitted = good["kind.centres"]
+    for name, value, says in [
+            ("D1", -1, "0 or more days"), ("D1", "60", "a finite number"), ("D1", True, "a finite number"), ("rich", float("nan"), "a finite number"),
+            ("rich", float("inf"), "a finite number"), ("rich", None, "a finite number"), ("rich", [1], "a finite number"),
+            ("level.cuts", [2, 1], "rising numbers"), ("level.cuts", [1], "rising numbers"), ("level.cuts", 3, "rising numbers"),
+            ("kind.centres", {}, "means and scales"), ("kind.centres", fitted | {"scales": [0] * n}, "means and scales"),
+            ("kind.centres", fitted | {"centres": [[0] * n]}, "means and scales")]:
+        with pytest.raises(ParameterError, match=f"{name} must be .*{says}"): check_given(CATALOGUE, {name: value})
+    some = Catalogue(parameters={p.name: p for p in (Parameter(name="word", value="a"), Parameter(name="yes", value=True))})
+    check_given(some, {"word": "b", "yes": False})
+    for given_ in ({"word": 1}, {"yes": 1}):
+        with pytest.raises(ParameterError, match="must be (a text|true or false)"): check_given(some, given_)

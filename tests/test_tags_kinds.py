@@ -1,6 +1,7 @@
 "Kinds of tags that look at rows, against accounts in plain Python, cut and poisoned worlds, planted truths and the other engine."
 import datetime as dtm
 from collections import defaultdict
+from dataclasses import replace
 from datetime import date, timedelta
 from fractions import Fraction
 from functools import cache
@@ -591,3 +592,14 @@ def test_a_compilation_warns_of_values_that_nobody_declared():
     says = compile_tags(CATALOGUE, world("whole"), AS_OF, tags=["interest", "promotion_lover", "price_level"]).warnings
     assert len(says) == 2 and says[0].startswith("interest: ") and "fru****bles" in says[0] and "vegetables" not in says[0]
     assert says == compile_tags(CATALOGUE, world("poison"), AS_OF, tags=["interest", "promotion_lover", "price_level"]).warnings
+
+
+def test_a_compilation_warns_of_a_model_that_nobody_scored():
+    from memtag_research.tags.compile import compile_tags
+    some = replace(CATALOGUE, tags={"lonely": ScoreTag(name="lonely", model="chrun", title={}, class_="risk"), "risk": TAGS["risk"]})
+    says = compile_tags(some, world("whole"), AS_OF, tags=["lonely", "risk"]).warnings
+    mine = [s for s in says if "no score of model" in s]
+    assert len(mine) == 1 and mine[0].startswith(f"lonely: no score of model chrun is known at {AS_OF}") and TAGS["risk"].model in mine[0]
+    assert not any("no score of model" in s for s in compile_tags(some, world("whole"), AS_OF, tags=["risk"]).warnings)
+    none = world("whole") | {"scores": world("whole")["scores"].filter(ibis.literal(False))}
+    assert any("no rows by then" in s for s in compile_tags(some, none, AS_OF, tags=["lonely"]).warnings)

@@ -298,14 +298,16 @@ def _no_value(parameter, value):
     return "0 or more days" if days and value < 0 else ""
 
 def _no_cuts(tag, value):
-    fits = isinstance(value, (list, tuple)) and len(value) == len(tag.values) - 1 and all(map(_is_number, value)) and list(value) == sorted(value)
-    return "" if fits else f"a list of {len(tag.values) - 1} rising numbers"
+    n = len(tag.values) - 1
+    return "" if _is_row(value, n) and list(value) == sorted(value) else f"a list of {n} rising numbers"
+
+def _is_row(value, n): return isinstance(value, (list, tuple)) and len(value) == n and all(map(_is_number, value))
 
 def _no_centres(tag, value):
     k, n = len(tag.values), len(tag.metrics)
-    row = lambda v: isinstance(v, (list, tuple)) and len(v) == n and all(map(_is_number, v))
-    fits = (isinstance(value, Mapping) and {*value} == {"means", "scales", "centres"} and row(value["means"]) and row(value["scales"])
-            and all(v > 0 for v in value["scales"]) and isinstance(value["centres"], (list, tuple)) and len(value["centres"]) == k and all(map(row, value["centres"])))
+    fits = isinstance(value, Mapping) and {*value} == {"means", "scales", "centres"} and _is_row(value["means"], n)
+    fits = fits and _is_row(value["scales"], n) and min(value["scales"]) > 0
+    fits = fits and isinstance(value["centres"], (list, tuple)) and [_is_row(v, n) for v in value["centres"]] == [True] * k
     return "" if fits else f"means and scales of {n} numbers, and centres, {k} lists of {n} numbers"
 
 # %% ../../nbs/tags/06_calibrate.ipynb #2af98960

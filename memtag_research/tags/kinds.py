@@ -355,7 +355,7 @@ def unscored(
     there = known.table("scores").select("model").distinct().order_by("model").execute().model.tolist()
     if tag.model in there: return ""
     return (f"{tag.name}: no score of model {tag.model} is known at {known.as_of}, so it is unknown for everybody; "
-            + (f"there are: {', '.join(map(str, there))}.{did_you_mean(tag.model, there)}" if there else "the table scores has no rows by then.")
+            + (f"there are: {', '.join(there)}.{did_you_mean(tag.model, there)}" if there else "the table scores has no rows by then.")
             + f" Put scores of it, or name another `model` in a tag {tag.name} of your own.")
 
 # %% ../../nbs/tags/05_kinds.ipynb #96ab053d
