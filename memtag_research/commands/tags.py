@@ -254,11 +254,6 @@ def tag_assign(name, member, value, root, channel, expires, reason, file, revoke
 def tag_explain(name, member, root, as_of, lang):
     "Why a member has the value that it has."
     from memtag_research.tags.explain import explain_tag
-    from memtag_research.tags.graph import closure
-    from memtag_research.tags.given import all_tables
-    from memtag_research.tags.runs import frozen_parameters
     ws, catalogue = open_catalogue(root)
     pick(catalogue, "tags", name)
-    day, lang = tag_day(ws, as_of), lang or ws.config.lang
-    frozen = frozen_parameters(ws.root, closure(catalogue, [name]), day)
-    click.echo(explain_tag(catalogue, all_tables(ws), day, name, member, frozen, lang, zone=ws.config.zone))
+    click.echo(explain_tag(catalogue, ws, tag_day(ws, as_of), name, member, lang=lang))
