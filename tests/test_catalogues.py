@@ -884,3 +884,12 @@ def test_whatever_is_written_nothing_but_a_definition_error_comes(slips, text):
     try: c = read_catalogue(text + "\n", check=True)
     except DefinitionError as e: assert str(e)
     else: assert read_catalogue(write_catalogue(c), check=True) == c
+
+
+def test_a_name_that_clashes_with_a_shipped_one_is_the_users_to_mend():
+    "Whichever section comes first: the place is that of the user's file; the shipped one is named beside it."
+    shipped = read_catalogue("metrics: {spend: {expr: 2 * paid}}\nparameters: {limit: {value: 3}, paid: {value: 2}}", check=False)
+    for mine, other in (("parameters: {spend: {value: 1}}", "metric"), ("metrics: {limit: {expr: 1 + paid}}", "parameter")):
+        with pytest.raises(DefinitionError) as error: read_catalogue(f"\n\n{mine}", over=shipped, check=True)
+        clash = next(line for line in str(error.value).splitlines() if "A name means one thing" in line).strip()
+        assert clash.split(": ")[0].endswith(":3") and f"is also the name of a {other} (" in clash and clash.index(":3") < clash.index("is also")

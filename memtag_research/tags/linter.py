@@ -95,7 +95,8 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 RESERVED = {"as_of", "member_id", "member_key", "value", "else", "all", "none", "null", "true", "false"}
 
 def _check_names(at):
-    seen = {}
+    "Of two that share a name the later one is at fault: a workspace's own, where the other is shipped."
+    seen, order = {}, {keys: i for i, keys in enumerate(at.c.places)}
     for section, name in at.nodes:
         node = (section, name)
         if not NAME.fullmatch(name):
@@ -103,7 +104,8 @@ def _check_names(at):
         elif name in RESERVED or keyword.iskeyword(name): at.wrong(node, (), "means something else already. Take another name.")
         if section == "sources": continue
         if name in seen:
-            at.wrong(node, (), f"is also the name of a {seen[name][0][:-1]} ({place(at.c, *seen[name])}). A name means one thing.")
+            mine, other = (node, seen[name]) if order.get(node, len(order)) >= order.get(seen[name], len(order)) else (seen[name], node)
+            at.wrong(mine, (), f"is also the name of a {other[0][:-1]} ({place(at.c, *other)}). A name means one thing.")
         seen.setdefault(name, node)
 
 def _check_references(at, node):
