@@ -39,7 +39,7 @@ def member(root): return sorted(open_workspace(root).table("orders").member_id.e
 
 
 def test_help_lists_every_command():
-    for group, commands in {"tag": ("list", "show", "check", "run", "history", "diff", "assign", "explain"),
+    for group, commands in {"tag": ("list", "show", "check", "run", "drop", "history", "diff", "assign", "explain"),
                             "segment": ("list", "size", "explain", "export", "sql")}.items():
         code, text = memtag(group, "--help")
         assert code == 0
@@ -191,3 +191,45 @@ def test_unknown_is_counted_beside_many_values(root):
     assert f"另有{len(made.tags['category_affinity']['values']) - 8}个取值" in text.replace("\n", "").replace(" ", "")
     code, text = memtag("tag", "list", "-w", root, "--lang", "zh")
     assert max(map(width, text.splitlines())) <= 100 and len({width(line.partition(" · ")[0].rpartition("  ")[0]) for line in text.splitlines()}) == 1
+
+
+def test_a_snapshot_of_a_wrong_date_is_refused_and_dropped(root):
+    store = Store(open_workspace(root))
+    days = store.dates()
+    code, text = memtag("tag", "run", "-w", root, "--as-of", "2042-02-01", "--tag", "tier")
+    assert code == 2 and "as_of 2042-02-01 lies outside the data" in text and "--any-date" in text
+    code, text = memtag("tag", "run", "-w", root, "--dates", "2024-01-01,2042-02-01", "--tag", "tier")
+    assert code == 2 and "2042-02-01" in text and store.dates() == days
+    assert memtag("tag", "run", "-w", root, "--as-of", "2042-02-01", "--tag", "tier", "--any-date")[0] == 0
+    run = store.runs("2042-02-01")[0]
+    code, text = memtag("tag", "drop", "-w", root, "--as-of", "2042-02-01", "--run", "R", "--lang", "en")
+    assert code == 2 and f"no run 'R' of 2042-02-01. Its runs: {run}" in text
+    code, text = memtag("tag", "drop", "-w", root, "--as-of", "2042-02-01", "--lang", "en")
+    assert code == 0 and f"dropped: as_of=2042-02-01/run={run}" in text and "no snapshot of 2042-02-01 any more" in text and store.dates() == days
+    code, text = memtag("tag", "drop", "-w", root, "--as-of", "2042-02-01")
+    assert code == 2 and "no snapshot of 2042-02-01 to drop" in text
+    assert memtag("tag", "drop", "-w", root, "--as-of", "february")[0] == 2
+
+
+def test_assigning_says_what_is_wrong_and_revoking_what_it_ends(root, member, tmp_path):
+    (root / "catalogue").mkdir(exist_ok=True)
+    (root / "catalogue/guests.yaml").write_text("tags:\n  guest: {class: value, kind: assigned, channels: [manual, import], precedence: [manual, import], values: [gold, black], "
+                                                "title: {en: Guest, zh: 贵客}}\n")
+    try:
+        code, text = memtag("tag", "assign", "guest", member, "gold", "-w", root, "--expires", "tomorrow")
+        assert code == 2 and "'tomorrow' is no date. Write 2024-01-31" in text
+        code, text = memtag("tag", "assign", "guest", member, "gold", "-w", root, "--expires", "2020-01-01")
+        assert code == 2 and "would never hold" in text
+        file = tmp_path / "guests.csv"
+        file.write_text(f"member_id,value,ts\n{member},gold,2023-05-01\n{member},black,soon\nM-nobody-1,gold,\n")
+        code, text = memtag("tag", "assign", "guest", "--from", file, "-w", root)
+        assert code == 2 and "ts 'soon' is no date" in text and "(1 such, line 3)" in text and "such as M****1 (line 4)" in text and "M-nobody-1" not in text
+        assert not (root / "tags/assigned").exists()
+        file.write_text(f"member_id,value,ts\n{member},gold,2023-05-01 08:30\n{member},black,2023-05-02\n")
+        code, text = memtag("tag", "assign", "guest", "--from", file, "-w", root)
+        assert code == 0 and "2" in text
+        code, text = memtag("tag", "assign", "guest", member, "-w", root, "--revoke")
+        assert code == 0 and "guest = gold" in text and "2023-05-01 08:30" in text and "guest = black" in text and "import" in text and member not in text
+        code, text = memtag("tag", "assign", "guest", member, "-w", root, "--revoke")
+        assert code == 2 and "that could be revoked" in text
+    finally: (root / "catalogue/guests.yaml").unlink()

@@ -183,6 +183,7 @@ def _check_ids(ids):
     raise ParameterError(f"member_id must be text, such as 'M00012', not {mask(wrong[0])} ({type(wrong[0]).__name__}). "
                          "Read ids with dtype=str.")
 
+# %% ../../nbs/tags/08_given.ipynb #3e330d6e
 def _moments(rows, config, named):
     "UTC of `ts` (None: now) and of `expires_at`, and every mistake in them."
     found, wrong, now = {}, [], pd.Timestamp.now("UTC").tz_localize(None)
@@ -199,7 +200,7 @@ def _moments(rows, config, named):
                           f"{_at(named(late))}). Give a later date; for what held once, give ts too: since when.")
     return found["ts"], found["expires_at"], wrong
 
-# %% ../../nbs/tags/08_given.ipynb #3e330d6e
+# %% ../../nbs/tags/08_given.ipynb #0e431904
 def assign_many(
     ws: Workspace,
     catalogue,        # that defines the tags
@@ -224,6 +225,7 @@ def assign_many(
         _append(ws.root, "assigned", _LOG, rows)
     return len(rows)
 
+# %% ../../nbs/tags/08_given.ipynb #f7760fda
 def assign(
     ws: Workspace,
     catalogue,                # that defines the tag
@@ -240,7 +242,7 @@ def assign(
     row = {"member_id": member_id, "tag": tag, "value": value, "channel": channel, "ts": ts, "expires_at": expires, "reason": reason}
     return assign_many(ws, catalogue, pd.DataFrame([row], dtype=object), by=by)
 
-# %% ../../nbs/tags/08_given.ipynb #0e431904
+# %% ../../nbs/tags/08_given.ipynb #036682c8
 def revoke(
     ws: Workspace,
     catalogue,                 # that defines the tag
@@ -265,6 +267,7 @@ def revoke(
                                                          local_date=_local_day(moment, ws.config), reason=reason or None))
     return len(rows)
 
+# %% ../../nbs/tags/08_given.ipynb #165590a3
 def open_entries(
     ws: Workspace,
     tag: str,                  # an assigned tag

@@ -94,14 +94,7 @@ class Store:
 
     def snapshot(self, as_of=None, run: str | None = None) -> Snapshot:
         "The snapshot of a date (the newest when None), of the run that counts or of another one."
-        dates = self.dates()
-        if as_of is None and not dates: raise NotComputable("the workspace has no snapshot of tags yet. Take one: memtag tag run --as-of D")
-        as_of = dates[-1] if as_of is None else check_as_of(as_of)
-        if run is None and as_of in dates: return current_of(self.ws.root, as_of)
-        if run in self.runs(as_of): return read_snapshot(folder_of(self.ws.root, as_of) / f"run={run}")
-        if run is not None: raise ParameterError(f"there is no run {run!r} of {as_of}.{did_you_mean(run, self.runs(as_of))}")
-        near = f" The nearest before it is of {max(d for d in dates if d < as_of)}." if any(d < as_of for d in dates) else ""
-        raise NotComputable(f"there is no snapshot of {as_of}.{near} Take it: memtag tag run --as-of {as_of}")
+        return _snapshot(self, as_of, run)
     def tags_as_of(self, as_of, tags=None, by: str = "member_id") -> ibis.Table:
         "What held at a date by the newest snapshot at or before it, expired values null; a row a member."
         return _tags_as_of(self, check_as_of(as_of), tags, by)
@@ -125,6 +118,17 @@ class Store:
     def check(self) -> list[str]:
         "What is damaged, by size and checksum; empty when all is well."
         return list(_check(self.ws.root))
+
+# %% ../../nbs/tags/08c_store.ipynb #2fb09740
+def _snapshot(store, as_of, run):
+    dates = store.dates()
+    if as_of is None and not dates: raise NotComputable("the workspace has no snapshot of tags yet. Take one: memtag tag run --as-of D")
+    as_of = dates[-1] if as_of is None else check_as_of(as_of)
+    if run is None and as_of in dates: return current_of(store.ws.root, as_of)
+    if run in store.runs(as_of): return read_snapshot(folder_of(store.ws.root, as_of) / f"run={run}")
+    if run is not None: raise ParameterError(f"there is no run {run!r} of {as_of}.{did_you_mean(run, store.runs(as_of))}")
+    near = f" The nearest before it is of {max(d for d in dates if d < as_of)}." if any(d < as_of for d in dates) else ""
+    raise NotComputable(f"there is no snapshot of {as_of}.{near} Take it: memtag tag run --as-of {as_of}")
 
 # %% ../../nbs/tags/08c_store.ipynb #cc80b2eb
 def _check(root):
