@@ -27,7 +27,7 @@
 - `memtag_research.reports.runner`: Parameters in, a published page out, or an error that names the cell.
 - `memtag_research.reports.segment`: What happened to member sales and to the members in a period, answer first.
 - `memtag_research.reports.segment_numbers`: Every figure that the segment report prints, computed once, with no word or picture.
-- `memtag_research.tags.because`: What decided the value of a tag that looks at rows, for one member: shares, rows, entries, scores, distances
+- `memtag_research.tags.because`: What decided a kind over rows, for one member: shares, rows, entries, scores, distances
 - `memtag_research.tags.calibrate`: Parameters, cut points and centres found on the data, and frozen until the next quarter
 - `memtag_research.tags.catalogues`: Definitions in YAML and Python: read with the place of every mistake, written without loss, overlaid
 - `memtag_research.tags.changes`: What changed between two snapshots, and which part of it members did, and which part we did
@@ -44,6 +44,7 @@
 - `memtag_research.tags.graph`: Names, types, order of evaluation, the closure of a tag, and a hash that changes when its values may
 - `memtag_research.tags.kinds`: Kinds of tags that look at rows: affinity, sequence, assigned, … each as a small table of member and value
 - `memtag_research.tags.linter`: Every mistake of a catalogue at once, with its place; and doubts that do not stop it
+- `memtag_research.tags.logic`: The language of rules as JSON-Logic and back, without loss
 - `memtag_research.tags.reach`: Whether one rule holds wherever another does, as far as their texts show
 - `memtag_research.tags.reasons`: Why a member belongs to a segment or not: what decided, and each condition with its truth
 - `memtag_research.tags.rows`: The rows of a source that are known at a date, and what they add up to

@@ -27,12 +27,11 @@ from memtag_research.tags.expression import (
     check,
     evaluate,
     explain,
-    from_json_logic,
     parse,
     quantile_call,
     to_ibis,
-    to_json_logic,
 )
+from memtag_research.tags.logic import from_json_logic, to_json_logic
 
 AS_OF = date(2024, 3, 1)
 TYPES = {"n1": "number", "n2": "number", "x1": "number", "x2": "number", "p.price": "number", "t1": "text", "t2": "text",

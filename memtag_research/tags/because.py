@@ -1,4 +1,4 @@
-"""What decided the value of a tag that looks at rows, for one member: shares, rows, entries, scores, distances
+"""What decided a kind over rows, for one member: shares, rows, entries, scores, distances
 
 `because` says for one member what a kind over rows, or a cluster, went by: shares and TGI with their thresholds, the row
 that was taken, pairs of a sequence with their days, every entry and which one won, the score and its cuts, distances to

@@ -103,7 +103,8 @@ class Tag:
     valid_for: str = _f("how long a value holds: `90d`; for ever when empty", "")
     valid_while: str = _f("a value holds only while this does", "", **EXPR)
     support: str = _f("below this support the value is unknown", "", **EXPR)
-    examples: list = _f("values of names, and `is`: the tag's value; each must hold before the tag registers", [], items="example")
+    examples: list = _f("values of names (metrics, parameters, tags, own `uses`), and `is`: the tag's value; each must hold before "
+                        "the tag registers", [], items="example")
 
 # %% ../../nbs/tags/02_definition.ipynb #8860f431
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,7 @@ class AffinityTag(Tag):
     of: str = _f("what is added up; rows when empty", "", **EXPR)
     where: str = _f("rows that count", "", **EXPR)
     days: int | str | None = _f("window in days, `all`, or a parameter", required=True)
-    min_tgi: float = _f("least TGI", 120)
+    min_tgi: float = _f("least TGI; *all* are the known rows with a member id that lie in the window and count, whoever's they are", 120)
     min_rows: int = _f("least rows of the member's in the window (orders, where the source has order_id); fewer: unknown", 3)
     min_days: int = _f("least distinct days with the value", 1)
     top: int = _f("how many values a member may have, best first; with more than one the tag is a list", 1)

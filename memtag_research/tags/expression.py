@@ -1,7 +1,7 @@
 """The language of tag rules: parsed, typed, compiled, evaluated; three-valued
 
 In goes a text such as `orders_90d >= 12 and city in ('上海', '北京')`: a small part of Python, parsed and never run.
-Out comes an `Expression`, and from it its type, an Ibis value, a Python value, reasons, or JSON-Logic.
+Out comes an `Expression`, and from it its type, an Ibis value, a Python value, or reasons; `tags.logic` makes JSON-Logic of it.
 
 Logic has three values as in SQL: null is *unknown*; `a / 0` is null. Every operation on numbers, comparison too, is in
 double precision, and whole numbers up to 2^53 stay exact; a bare name keeps its type. Texts are compared by code point.
@@ -14,8 +14,7 @@ both engines. `floor` is exact below 9.2e18."""
 # %% auto #0
 __all__ = ['MAX_TEXT', 'MAX_NODES', 'MAX_DEPTH', 'MAX_LITERAL', 'MAX_NUMBER', 'MAX_SQL', 'TYPES', 'FUNCTIONS', 'CALLS', 'SIGNS',
            'WORDS', 'WIDE', 'SIGN', 'CHECK_SIGN', 'OPERATORS', 'READERS', 'BINDS', 'CHECKS', 'COMPARE', 'PLAIN',
-           'BUILD', 'ARGUMENTS', 'ALIASES', 'Node', 'Expression', 'parse', 'check', 'evaluate', 'to_ibis', 'Clause',
-           'explain', 'quantile_call', 'to_json_logic', 'from_json_logic']
+           'BUILD', 'Node', 'Expression', 'parse', 'check', 'evaluate', 'to_ibis', 'Clause', 'explain', 'quantile_call']
 
 # %% ../../nbs/tags/01_expression.ipynb #68d635b0
 import ast
@@ -684,78 +683,3 @@ def quantile_call(
 ) -> tuple | None:       # (inner expression, number of classes); None where it is no such call
     "`quantile(x, n)`, taken apart."
     if expr.tree.op == "quantile": return parse(_write(expr.tree.args[0])), expr.tree.args[1].detail
-
-# %% ../../nbs/tags/01_expression.ipynb #7fe67c55
-def to_json_logic(
-    expr: Expression,   # a parsed rule
-):                      # objects, lists and constants, as `json` has them
-    "The rule as JSON-Logic."
-    return _to_json(expr.tree)
-
-def _to_json(node):
-    if node.op == "value": return {"date": node.detail.isoformat()} if isinstance(node.detail, date) else node.detail
-    if node.op in ("name", "as_of"): return {"var": node.detail or "as_of"}
-    args = [_to_json(a) for a in node.args]
-    if node.op == "in": return {"in": [args[0], args[1:]]}
-    if node.op != "compare": return {{"not": "!", "neg": "-", "has": "in"}.get(node.op, node.op): args}
-    if len(args) == 2 or node.detail in (("<", "<"), ("<=", "<=")): return {node.detail[0]: args}
-    return {"chain": [args[0], *[x for pair in zip(node.detail, args[1:]) for x in pair]]}
-
-# %% ../../nbs/tags/01_expression.ipynb #6e76c57c
-ARGUMENTS = {**dict.fromkeys(("var", "date", "!"), (1, 1)), **dict.fromkeys(("and", "or"), (1, MAX_NODES)), "<": (2, 3), "<=": (2, 3),
-             **dict.fromkeys(("==", "!=", ">", ">=", "/", "in"), (2, 2)), "+": (2, MAX_DEPTH), "*": (2, MAX_DEPTH), "-": (1, 2),
-             "chain": (3, MAX_NODES), "quantile": (2, 2), **{name: found[:2] for name, found in FUNCTIONS.items()}}
-ALIASES = {"===": "==", "!==": "!="}
-_JSON_ADVICE = {"if": _RULES, "?:": _RULES, "!!": "Leave it out.", "%": SIGNS["%"], "missing": "Write is_null.", "some": "Write in."}
-
-def from_json_logic(
-    obj,               # as `json` has it
-    place: str = "",   # file:line, for messages
-) -> Expression:
-    "A rule from JSON-Logic; operators that the language lacks are refused."
-    try: return parse(_write(_from_json(obj, [0], 1)), place)
-    except _Refused as e: raise DefinitionError(_message(place, "JSON-Logic", _Refused(e.what, None, e.advice))) from None
-    except RecursionError: raise DefinitionError(_message(place, "JSON-Logic", _Refused("nested too deep", None, _APART))) from None
-
-def _from_json(obj, count, depth):
-    count[0] += 1
-    if count[0] > MAX_NODES: _refuse(f"more than {MAX_NODES:,} parts", None, _APART)
-    if depth > MAX_DEPTH: _refuse(f"nested deeper than {MAX_DEPTH}", None, _APART)
-    if obj is None: _refuse("null is no constant", None, 'Write {"is_null": [{"var": "x"}]}.')
-    if isinstance(obj, float) and not math.isfinite(obj): _refuse(f"{obj} is no number of the language")
-    if isinstance(obj, float) and obj == int(obj): obj = int(obj)
-    if isinstance(obj, (bool, str, int, float)): return Node("value", (), obj)
-    if not isinstance(obj, dict) or len(obj) != 1:
-        _refuse("an object with one operator is expected", None, 'Such as {"==": [{"var": "x"}, 1]}.')
-    (op, given), = obj.items()
-    op, args = ALIASES.get(op, op), given if isinstance(given, list) else [given]
-    _check_operator(op, args)
-    return _from_operator(op, args, lambda x: _from_json(x, count, depth + 1))
-
-# %% ../../nbs/tags/01_expression.ipynb #72b5b928
-def _check_operator(op, args):
-    if op not in ARGUMENTS:
-        advice = _JSON_ADVICE.get(op) or f"Operators: {', '.join(ARGUMENTS)}.{did_you_mean(op, ARGUMENTS)}"
-        _refuse(f"there is no operator {str(op)[:40]!r}", None, advice)
-    least, most = ARGUMENTS[op]
-    if least <= len(args) <= most: return
-    _refuse(f"{op!r} takes {least if least == most else f'{least} to {most}'} arguments, not {len(args)}")
-
-def _from_operator(op, given, read):
-    "The node of one operator of JSON-Logic."
-    if op == "var": return _from_var(given[0])
-    if op == "date": return _parse(f"date({_write_constant(str(given[0]))})").tree
-    if op == "in" and isinstance(given[1], list): return Node("in", (read(given[0]), *map(read, given[1])))
-    if op == "chain":
-        if len(given) % 2 == 0 or any(s not in list(COMPARE) for s in given[1::2]): _refuse("chain is [x, sign, y, sign, z …]")
-        return Node("compare", tuple(map(read, given[::2])), tuple(given[1::2]))
-    args = tuple(map(read, given))
-    if op in COMPARE: return Node("compare", args, (op,) * (len(args) - 1))
-    if op in ("+", "*"): return reduce(lambda a, b: Node(op, (a, b)), args)
-    if op in ("and", "or") and len(args) == 1: return args[0]
-    return Node({"!": "not", "in": "has"}.get(op, "neg" if op == "-" and len(args) == 1 else op), args)
-
-def _from_var(name):
-    if name == "as_of": return Node("as_of")
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z]\w*(\.[A-Za-z]\w*)?", name, re.A): _refuse(f"{str(name)[:40]!r} is no name")
-    return Node("name", (), name)

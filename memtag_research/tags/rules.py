@@ -19,7 +19,8 @@ import numpy as np
 
 from ..core import DefinitionError, ParameterError
 from .definition import Catalogue, Segment
-from .expression import check, from_json_logic, parse, to_json_logic
+from .expression import check, parse
+from .logic import from_json_logic, to_json_logic
 from .graph import closure, types
 from .linter import NAME
 from .values import misspelt_values
