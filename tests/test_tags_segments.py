@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 
 import ibis
 import numpy as np
@@ -19,6 +20,7 @@ from memtag_research.data.workspace import open_workspace
 from memtag_research.tags.catalogues import read_catalogue, write_catalogue
 from memtag_research.tags.definition import Catalogue, Segment
 from memtag_research.tags.draws import count_interval, is_drawn
+from memtag_research.tags.export import consent_reasons
 from memtag_research.tags.expression import evaluate, parse
 from memtag_research.tags.rules import from_logic, register_segment, rule, segment_parts, tag, to_logic
 from memtag_research.tags.runs import take_snapshot
@@ -30,6 +32,7 @@ CATALOGUE = """
 sources:
   orders: {table: orders, where: is_null(cancelled_date)}
   people: {table: members}
+  lines: {table: order_lines, join: {products: product_id}}
 metrics:
   orders_90d: {source: orders, agg: count, days: 90}
   orders_all: {source: orders, agg: count, days: all}
@@ -53,6 +56,11 @@ segments:
   quiet: {where: stage == 'lost' or stage == 'prospect'}
   target: {where: "frequent and level in ('mid', 'high')", minus: [minor, quiet]}
   wide: {where: target or not quiet}
+"""
+
+
+TEXTS = """  likes:
+    {class: interest, kind: affinity, title: {en: Likes, zh: 偏好}, source: lines, by: products.category, days: all, min_tgi: 100, min_rows: 2, top: 3}
 """
 
 
@@ -291,6 +299,41 @@ def test_lists_hold_keys_and_decide(ws, catalogue):
         KeyMap(ws.root).keys_for([m])[0]))
     assert estimate_size(audience, 1.).members == audience.size()
     with pytest.raises(NotComputable, match="key map"): evaluate_segment(world.in_engine(world.tables()), catalogue, listed, AS_OF).size()
+
+
+# ---- engines
+
+
+SPARK = [  # rules of every sort: null conditions, lists of constants, lists of the member's, differences, numbers, other segments
+    "target", "wide", "adult", "not adult", "is_null(adult) or adult", "stage in ('lost', 'prospect')", "level not in ('low',)", "'beauty' in likes",
+    "not ('beauty' in likes)", "spend_365d / orders_all > 5000 or age_years >= 40", "band in ('30-34', '40-49') or recency_days < 60"]
+
+
+def test_duckdb_and_spark_name_the_same_members(tmp_path, spark):
+    """Rules, differences, lists by key and lists of values, in one pass of each engine; who may be written to follows from both.
+    The workspace is one folder, opened by two engines."""
+    text = CATALOGUE.replace("segments:", TEXTS + "segments:") + "".join(
+        f"  s{i}: {{where: \"{w}\", minus: [{'minor, quiet' if i % 3 == 0 else ''}]}}\n" for i, w in enumerate(SPARK))
+    shop = read_catalogue(text)
+    here = open_workspace(world.as_workspace(world.tables(), tmp_path / "ws"))
+    base = evaluate_segment(here, shop, "frequent", AS_OF).values()
+    inside, outside = (base.member_id[base.belongs == b].tolist() for b in (True, False))
+    listed = with_members(here, Segment(name="listed", where="frequent or target", minus=["minor", *(f"s{i}" for i in (1, 5))]), [outside[0], inside[1]], [inside[0], "gone"])
+    every = " or ".join(["listed", *(f"s{i}" for i in range(len(SPARK)))])
+    shop = replace(shop, segments={**shop.segments, "listed": listed, "every": Segment(name="every", where=every)})
+    there = replace(here, con=spark)
+    ours, theirs = (evaluate_segment(ws, shop, "every", AS_OF, snapshots=False) for ws in (here, there))
+    names = ["listed", *(f"s{i}" for i in range(len(SPARK)))]
+    one, two = ours.values(*names), theirs.values(*names)
+    assert one.astype({n: bool for n in [*names, "belongs"]}).equals(two.astype({n: bool for n in [*names, "belongs"]}))
+    sizes = one[names].astype(bool).sum()
+    assert ((0 < sizes) & (sizes < len(one))).sum() >= len(names) - 1, sizes      # nearly every rule tells members apart
+    assert one.set_index("member_id").listed[[outside[0], inside[1], inside[0]]].tolist() == [True, True, False]
+    asked = [inside[0], outside[0], inside[1], "nobody"]
+    assert eligible(ours, asked).equals(eligible(theirs, asked))
+    for purpose in ("marketing", "profiling"):
+        says = [consent_reasons(ws, purpose, None, AS_OF).sort_values("member_id", ignore_index=True) for ws in (here, there)]
+        assert says[0].equals(says[1]) and len(says[0])
 
 
 # ---- JSON
