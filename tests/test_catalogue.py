@@ -12,6 +12,7 @@ import tag_world as world
 from memtag_research.data.engine import connect, to_frame
 from memtag_research.insight.catalogue import shipped_catalogue
 from memtag_research.measures.lifecycle import lifecycle_status
+from memtag_research.measures.metrics import Book, dormancy_limits
 from memtag_research.measures.rfm import rfm_score, rfm_summary
 from memtag_research.tags import rows
 from memtag_research.tags.compile import compile_tags, workings
@@ -131,6 +132,18 @@ def test_lifecycle_and_recency_are_those_of_the_measures():
     assert tags.lifecycle.sort_index().equals(stages.stage.reindex(tags.index).sort_index().astype(tags.lifecycle.dtype))
     rfm = to_frame(rfm_summary(tables["member_days"], AS_OF)).set_index("member_id")
     assert (tags.recency.dropna() == rfm.recency_days.reindex(tags.index).dropna()).all() and len(tags.recency.dropna()) > 100
+
+
+@pytest.mark.parametrize("day", [AS_OF, date(2024, 4, 1), date(2024, 6, 20)])
+def test_the_limits_of_the_lifecycle_are_those_of_the_metrics_at_the_start_of_the_quarter(day):
+    "D1 is G90 of the repurchase cycle, D2 twice that; refunds on a day of their own (the world has some) are no purchases."
+    tables = world.in_engine(world.tables())
+    found = compile_tags(catalogue(), tables, day, tags=["lifecycle"]).parameters
+    start = date(day.year, (day.month - 1) // 3 * 3 + 1, 1)
+    assert (found["dormant_days"].at, found["lost_days"].value) == (start, 2 * found["dormant_days"].value)
+    assert (found["dormant_days"].value, 2 * found["dormant_days"].value) == dormancy_limits(Book(orders=tables["orders"]), start)
+    days = to_frame(tables["member_days"])
+    assert ((days.purchase_days == 0) & days.cancelled_date.isna() & days.member_id.notna()).sum() > 50
 
 
 def test_rfm_scores_are_those_of_the_measure():
