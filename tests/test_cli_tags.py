@@ -113,7 +113,7 @@ def test_assign_revoke_and_explain(root, member, tmp_path):
 
 def test_segments(root, member, tmp_path):
     code, text = memtag("segment", "list", "-w", root)
-    assert code == 0 and "win_back" in text and "待召回" in text
+    assert code == 0 and "win_back" in text and "待召回" in text and max(map(width, text.splitlines())) <= 100
     rule = "lifecycle == 'lost' and not do_not_contact"
     code, text = memtag("segment", "size", "-w", root, "--where", rule)
     size = int(text.split()[0])
@@ -233,3 +233,10 @@ def test_assigning_says_what_is_wrong_and_revoking_what_it_ends(root, member, tm
         code, text = memtag("tag", "assign", "guest", member, "-w", root, "--revoke")
         assert code == 2 and "that could be revoked" in text
     finally: (root / "catalogue/guests.yaml").unlink()
+
+
+def test_the_preview_of_forgetting(root, member):
+    code, text = memtag("forget", "nobody-123", "-w", root)
+    assert code == 2 and "1 of the members is not in this workspace, such as n****3" in text and "This takes" not in text
+    code, text = memtag("forget", member, "-w", root)
+    assert code == 2 and "This takes 1 id (" in text and "say --yes" in text and member not in text

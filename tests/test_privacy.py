@@ -165,7 +165,7 @@ def test_later_snapshots_and_forgetting_go_on(programme):
     ws = open_workspace(root)
     made = take_snapshot(ws, CATALOGUE, "2023-10-01", ["bought", "orders"])
     assert made.rows == Store(ws).snapshot("2023-10-01", Store(ws).runs("2023-10-01")[0]).rows
-    with pytest.raises(ParameterError, match=r"1 of the members are not in this workspace, such as M\*\*\*\*"): forget(root, who)
+    with pytest.raises(ParameterError, match=r"1 of the members is not in this workspace, such as M\*\*\*\*"): forget(root, who)
     with pytest.raises(ParameterError, match="name the members to forget"): forget(root)
     nobody = ws.table("members").filter(lambda t: t.member_id.startswith("forgotten-")).member_id.min().execute()
     assert forget(root, nobody).people >= 1     # a pseudonym is an id like any other
@@ -290,3 +290,15 @@ def test_keys_say_nothing_and_stay(tmp_path):
     stored = pq.read_table(keys.path)
     assert stored["member_key"].to_pylist() == sorted(first)  # not even the order of the file tells who came first
     assert os.stat(keys.path).st_mode & 0o077 == 0
+
+
+def test_files_exported_before_are_listed(programme):
+    "The record names no members: every file that was written, and is not empty, may hold them."
+    root, who = programme[:2]
+    entry = {"when": "2023-11-02T10:00:00Z", "segment": "lost", "purpose": "marketing", "shape": "csv", "file": "lost.csv", "rows": 1200}
+    lines = [json.dumps({**entry, **more}) for more in ({}, {"file": "full.csv"}, {"file": "full.csv", "failed": "No space left"}, {"file": "empty.csv", "rows": 0},
+                                                       {"file": "one.xlsx", "rows": 1, "purpose": "service"})]
+    (root / "tags/exports.jsonl").write_text("\n".join([*lines, '{"when": "2023']))
+    done = forget(root, who)
+    assert done.exports == ("2023-11-02  lost.csv (1,200 rows, marketing, segment lost)", "2023-11-02  one.xlsx (1 row, service, segment lost)")
+    assert "and delete them:" in str(done) and "  2023-11-02  lost.csv" in str(done) and "full.csv" not in str(done) and "empty.csv" not in str(done)

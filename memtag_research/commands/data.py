@@ -80,15 +80,16 @@ def check(root):
 def forget(members, root, yes):
     "Take members out of every file of a workspace, for good."
     from memtag_research.core import mask
-    from memtag_research.data.privacy import forget
+    from memtag_research.data.privacy import check_members, forget
     from memtag_research.data.workspace import open_workspace
     ws = open_workspace(root)
     if members and not yes:
+        check_members(ws.root, members)
         some = f"{', '.join(map(mask, members[:5]))}{', …' if len(members) > 5 else ''}"
-        click.echo(_WILL.format(n=len(members), ids=some, name=ws.config.name))
+        click.echo(_WILL.format(n=f"{len(members)} id{'s' if len(members) != 1 else ''}", ids=some, name=ws.config.name))
         raise ParameterError("nothing was changed. To do it, say --yes.")
     click.echo(str(forget(ws.root, members)))
 
-_WILL = """This takes {n} ids ({ids}), with other cards of the same people, out of {name}. It cannot be undone.
+_WILL = """This takes {n} ({ids}), with other cards of the same people, out of {name}. It cannot be undone.
   Their keys, assigned tags, feedback texts and addresses go; their rows in tables go under a pseudonym or go;
   published member files are rewritten. Snapshots keep rows that lead to nobody; totals stay right."""

@@ -9,7 +9,7 @@ not bring the member back. It is 去标识化, not 匿名化: what is left are s
 
 # %% auto #0
 __all__ = ['MEMBER_COLUMNS', 'writing_tags', 'KeyMap', 'under_pseudonym', 'suppression_hash', 'hide_forgotten', 'Forgotten',
-           'forget']
+           'check_members', 'forget']
 
 # %% ../../nbs/data/05b_privacy.ipynb #962952d6
 import csv
@@ -403,6 +403,7 @@ class Forgotten:
     people: int        # ids that were forgotten, merged cards included
     places: tuple      # (path, what was done, how often)
     sources: tuple = ()  # files outside our hands that still name them
+    exports: tuple = ()  # files of members that were exported before and may hold them, as the record has them
 
     @property
     def look_at(self):
@@ -412,7 +413,9 @@ class Forgotten:
     def __str__(self):
         lines = [f"{self.people} id{'s' if self.people != 1 else ''} forgotten.", *(f"  {p}: {what} ({n:,})" for p, what, n in self.places)]
         yours = "Source files are yours to clean; ingest will not bring anybody back from them:"
-        return "\n".join([*lines, *([yours] if self.sources else []), *(f"  {s}" for s in self.sources)])
+        sent = "Files exported before may hold them. They are outside the workspace: find them, also where they were sent, and delete them:"
+        for said, some in ((yours, self.sources), (sent, self.exports)): lines += [said, *(f"  {s}" for s in some)] if some else []
+        return "\n".join(lines)
 
     def _repr_html_(self): return f"<pre>{html.escape(str(self))}</pre>"
 
@@ -455,12 +458,21 @@ def _others(con, folder, ids):
     return sorted(t for t in found if t and t.strip() and len(t) > 1)
 
 # %% ../../nbs/data/05b_privacy.ipynb #c5e24d41
+def check_members(
+    root: str | Path,  # workspace folder
+    member_ids,        # ids as text
+):
+    "Refuse ids that neither a table nor the key map knows."
+    ids, folder = list(member_ids), (Path(root) / "data" / "current").resolve()
+    if not (missing := sorted(set(ids) - _in_tables(connect(), folder, ids) - _with_key(root, ids))): return
+    raise ParameterError(f"{len(missing):,} of the members {'is' if len(missing) == 1 else 'are'} not in this workspace, such as "
+                         f"{', '.join(map(mask, missing[:3]))}. Nothing was changed.")
+
+# %% ../../nbs/data/05b_privacy.ipynb #ed1ebe53
 def _plan(con, root, data, ids):
     "Write down who is to be forgotten and what names them."
     folder = (data / "current").resolve()
-    if missing := sorted(set(ids) - _in_tables(con, folder, ids) - _with_key(root, ids)):
-        raise ParameterError(f"{len(missing):,} of the members are not in this workspace, such as {', '.join(map(mask, missing[:3]))}. "
-                             "Nothing was changed.")
+    check_members(root, ids)
     people = sorted(_same_person(con, folder, ids))
     pairs = KeyMap(root).read()
     keys = pairs["member_key"].filter(pc.is_in(pairs["member_id"], pa.array(people, pa.string()))).to_pylist()
@@ -525,6 +537,19 @@ def _tombstone(data, plan, places):
     new = {"event": plan["event"], "date": plan["at"][:10], "ids": len(plan["people"]), "keys": len(plan["keys"]), "done": done}
     write_file(path, json.dumps([*before, new], indent=1).encode())
 
+def _exported(tags):
+    "Files of members that were written before, a line each: when, what, how many rows, what for. The record has names of files only."
+    path, entries = tags / "exports.jsonl", []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try: entries.append(json.loads(line))
+        except ValueError: continue   # half a line, of a killed writer
+    same = lambda e: (e.get("when"), e.get("file"), e.get("sha256"))
+    failed = {same(e) for e in entries if e.get("failed")}   # told before it was tried, and again when it failed
+    for e in entries:
+        if not e.get("rows") or same(e) in failed: continue
+        rows = f"{e['rows']:,} row{'s' if e['rows'] != 1 else ''}"
+        yield f"{e.get('when', '')[:10]}  {e.get('file', '?')} ({rows}, {e.get('purpose', '?')}, segment {e.get('segment') or '?'})"
+
 def _names(path, plan):
     "Whether a file that is not ours to change names somebody."
     if path.suffix == ".parquet":
@@ -558,4 +583,4 @@ def forget(
             raise MemtagError(f"forgetting was interrupted ({str(e).splitlines()[0]}). What is left to do is written down: make room or "
                               f"mend the folder, then run memtag forget -w {root} again.") from e
     if not people: raise ParameterError("name the members to forget: memtag forget MEMBER_ID")
-    return Forgotten(people, tuple(places), tuple(sorted(sources)))
+    return Forgotten(people, tuple(places), tuple(sorted(sources)), tuple(_exported(root / "tags")))
