@@ -302,3 +302,17 @@ def test_files_exported_before_are_listed(programme):
     done = forget(root, who)
     assert done.exports == ("2023-11-02  lost.csv (1,200 rows, marketing, segment lost)", "2023-11-02  one.xlsx (1 row, service, segment lost)")
     assert "and delete them:" in str(done) and "  2023-11-02  lost.csv" in str(done) and "full.csv" not in str(done) and "empty.csv" not in str(done)
+
+
+def test_a_refusal_of_today_does_not_stretch_the_log(programme):
+    "Forgetting refuses every purpose, today; what is said of the end of the data is as before."
+    from memtag_research.tags.compile import compile_tags
+    root, who = programme[:2]
+    catalogue = read_catalogue("""
+sources: {orders: {table: orders}, consents: {table: consents}}
+metrics: {orders_all: {source: orders, agg: count, days: all}, asked: {source: consents, agg: count, days: all}}
+tags: {bought: {class: behaviour, kind: flag, when: orders_all + asked > 0}}
+""")
+    before = compile_tags(catalogue, open_workspace(root), "2024-06-01").warnings
+    forget(root, who)
+    assert before and "days after the last row" in before[0] and compile_tags(catalogue, open_workspace(root), "2024-06-01").warnings == before

@@ -26,7 +26,7 @@ from ..data.engine import to_frame, total
 from .calibrate import check_given, cluster_expression, resolve_parameters
 from .graph import closure, levels, needs, section_of
 from .cubes import add_up
-from .definition import Catalogue, Segment
+from .definition import Catalogue, Segment, as_names, check_arguments
 from .expression import parse, quantile_call, to_ibis
 from .kinds import undeclared, unscored, value_table
 from .rows import Known, metric_columns, stored
@@ -236,8 +236,9 @@ def _segment(build, segment):
 # %% ../../nbs/tags/07_compile.ipynb #8d42ff6f
 def _asked(catalogue, tags, metrics, segments):
     "Names by section; one that is not there is refused."
+    check_arguments("compile_tags(catalogue, tables, as_of)", catalogue=catalogue)
     tags = [n for n, t in catalogue.tags.items() if t.status != "deprecated"] if tags is None else tags
-    asked = {"metrics": list(metrics), "tags": list(tags), "segments": list(segments)}
+    asked = {what: as_names(names, what) for what, names in (("metrics", metrics), ("tags", tags), ("segments", segments))}
     for section, names in asked.items():
         there = getattr(catalogue, section)
         for name in names:
@@ -263,6 +264,7 @@ def _needed(catalogue, order):
 class _Programme:
     "The tables, and what all dates of one compilation have in common."
     def __init__(self, tables, zone=None, knowledge_time=False):
+        check_arguments("compile_tags(catalogue, tables, as_of)", tables=tables)
         self.tables, self.how = tables, {"zone": zone, "knowledge_time": knowledge_time}
         self.cubes, self.extra, self.kept = {}, {}, {}
 
@@ -302,7 +304,7 @@ _DUE = {"static": 0, "daily": 1, "weekly": 7, "monthly": 31, "quarterly": 92}
 
 def _said(known, catalogue, asked):
     "Warnings; a date before everything is refused."
-    logs = {s.table for s in catalogue.sources.values() if s.table not in ("members", "tier_history", "scores")}
+    logs = {s.table for s in catalogue.sources.values() if s.table not in ("members", "tier_history", "scores", "consents")}
     spans = _spans(known, sorted(logs))
     says = {"assigned": undeclared, "score": unscored}
     entries = [said for t in catalogue.tags.values() if t.kind in says and (said := says[t.kind](t, known))]
@@ -344,10 +346,19 @@ def compile_tags(
     zone: str | None = None,  # zone of the business; the workspace's, else UTC
     lists=None,               # segment → (member ids to include, member ids to exclude)
 ) -> Compiled:
-    "Tags at a date as one flat expression; nothing is read yet, except by calibration."
+    """Tags at a date as one flat expression; nothing is read yet, except by calibration.
+
+    `.expr` has a row a member known at `as_of`: `member_id`, the asked metrics, tags and segments, each by its name. Tags are
+    text codes, booleans, int64 or float64, or lists of text; null is unknown. Metrics keep their units: money in cents, times
+    in days. Segments are true or false. `.not_computable` says what this workspace lacks the tables for, and why;
+    `.parameters` what was calibrated, when and on how many values; `.warnings` what is doubtful.
+
+    `DefinitionError`: a name that the catalogue has not, or a wrong definition. `NotComputable`: nothing of what was asked can
+    be computed, or `as_of` lies before all data. `ParameterError`: an `as_of` that is no date, or a parameter that is none."""
     asked = _asked(catalogue, tags, metrics, segments)
     return _compile(catalogue, _Programme(tables, zone, knowledge_time), check_as_of(as_of), asked, parameters, expiry_as_of, lists)
 
+# %% ../../nbs/tags/07_compile.ipynb #c5010cba
 def _compile(catalogue, programme, as_of, asked, parameters, expiry_as_of, lists):
     check_given(catalogue, parameters)
     names = list(dict.fromkeys(n for some in asked.values() for n in some))
