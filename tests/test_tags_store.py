@@ -664,3 +664,16 @@ def test_open_entries_are_what_revoke_ends(ws):
     assert entries[["value", "channel", "since"]].values.tolist() == [["gold", "manual", "2023-05-01 09:00"], ["gold", "import", "2023-05-03 00:00"]]
     assert revoke(ws, CATALOGUE, "vip", who, "gold") == len(entries)
     assert open_entries(ws, "vip", who).value.tolist() == ["black"] and open_entries(ws, "vip", "nobody").empty
+
+
+def test_arguments_in_each_others_place_further_down(ws, tmp_path):
+    from memtag_research.tags.changes import diff
+    from memtag_research.tags.compile import compile_many
+    from memtag_research.tags.explain import explain_tag
+    from memtag_research.tags.export import export_segment
+    from memtag_research.tags.segments import evaluate_segment
+    for call in (lambda: compile_tags(ws, CATALOGUE, DAY), lambda: next(compile_many(ws, CATALOGUE, [DAY])), lambda: explain_tag(ws, CATALOGUE, DAY, "bought", "M1"),
+                 lambda: evaluate_segment(CATALOGUE, ws, "bought", DAY), lambda: export_segment(CATALOGUE, ws, "bought", DAY, tmp_path / "out.csv"), lambda: diff(CATALOGUE, DAY, "2023-10-01")):
+        with pytest.raises(ParameterError, match=r"(catalogue must be a Catalogue, .* not Workspace|(ws|tables) must be a Workspace, .* not Catalogue)"): call()
+    with pytest.raises(ParameterError, match=r"member_id must be text, such as 'M00012', not .* \(int\)"): explain_tag(CATALOGUE, ws, DAY, "bought", 12)
+    assert compile_tags(CATALOGUE, ws, DAY, "bought", metrics="orders_all").to_frame().columns.tolist() == ["member_id", "orders_all", "bought"]

@@ -24,7 +24,7 @@ from ..data.privacy import KeyMap
 from ..language import label
 from .because import Step, because, say, shown
 from .compile import workings
-from .definition import Catalogue, Tag
+from .definition import Catalogue, Tag, check_arguments
 from .describe import parameter_words, title_of, value_title
 from .expression import explain, parse, quantile_call
 from .given import all_tables
@@ -209,6 +209,7 @@ def explain_tag(
 
     `ParameterError`: no member of this id at that date, or another `lang`. `NotComputable`: the workspace lacks a table or
     column that the tag needs. `DefinitionError`: the catalogue has no such tag."""
+    check_arguments("explain_tag(catalogue, tables, as_of, tag, member_id)", catalogue=catalogue, tables=tables, member_id=member_id)
     ws = tables if isinstance(tables, Workspace) else None
     lang = lang or (ws.config.lang if ws else "en")
     if lang not in ("en", "zh"): raise ParameterError(f"lang must be 'en' or 'zh', not {lang!r}.{did_you_mean(lang, ['en', 'zh'])}")
