@@ -80,8 +80,14 @@ def _parameter(catalogue, name, about, lang):
     return [f"  {name} = {value}", parameter_words(catalogue, name, about, lang)]
 
 # %% ../../nbs/commands/04_tags.ipynb #0e731280
+def _yaml_files(path):
+    "A file, or the catalogue files of a folder, as a workspace reads them."
+    if not path.is_dir(): return [path]
+    if found := sorted(path.glob("*.yaml")): return found
+    raise ParameterError(f"the folder {path} has no .yaml file. Give a catalogue file, or a folder of them, such as catalogue/ of a workspace.")
+
 @tag.command("check")
-@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.argument("files", nargs=-1, metavar="[FILE|FOLDER]...")
 @workspace_option
 def tag_check(files, root):
     "Check catalogue files, or the workspace's own: every mistake with its line, then warnings."
@@ -90,7 +96,7 @@ def tag_check(files, root):
     from memtag_research.tags.catalogues import read_catalogue
     from memtag_research.tags.linter import check_catalogue
     ws = open_workspace(root) if (Path(root) / "memtag.yaml").exists() or not files else None
-    if files: catalogue = read_catalogue(*map(Path, files), over=shipped_catalogue(), check=True)
+    if files: catalogue = read_catalogue(*(f for name in files for f in _yaml_files(Path(name))), over=shipped_catalogue(), check=True)
     else: catalogue = workspace_catalogue(ws)
     warnings = check_catalogue(catalogue, {name: ws.table(name) for name in ws.tables()} if ws else None)
     for said in catalogue.replaced: click.echo(said)
@@ -271,7 +277,7 @@ def _entry(entry, lang):
     "What was assigned, since when, through which channel."
     from memtag_research.language import label
     what = f"{entry['tag']} = {entry['value']}" if isinstance(entry["value"], str) else entry["tag"]
-    return label("cli_entry", lang).format(what=what, since=entry["since"], channel=entry["channel"])
+    return "  " + label("cli_entry", lang).format(what=what, since=entry["since"], channel=entry["channel"])
 
 # %% ../../nbs/commands/04_tags.ipynb #2277344c
 @tag.command("explain")
