@@ -53,6 +53,7 @@
 - `memtag_research.tags.segment_files`: A segment put into the catalogue of a workspace; what people wrote there stays
 - `memtag_research.tags.segments`: Members named by a rule over tags: how many, who, why not, and whom two rules share
 - `memtag_research.tags.snapshots`: The tags of all members at a date, as files that appear whole or not at all
+- `memtag_research.tags.statements`: What the SELECT of an sql tag may say, judged once for the linter and for the run
 - `memtag_research.tags.store`: What held when: a workspace's snapshots by date, their history, and whether they are whole
 - `memtag_research.tags.values`: What values a tag may have, and rules that compare it with another one
 - `memtag_research.world.baskets`: Products, stores, the lines of every order, how they were paid, and what came back

@@ -15,6 +15,7 @@ __all__ = ['value_table', 'valid_days', 'undeclared', 'unscored']
 
 # %% ../../nbs/tags/05_kinds.ipynb #d206b5da
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 from fractions import Fraction
 from math import ceil
@@ -29,6 +30,7 @@ from ..data.engine import days_between, squeezed, to_frame, total
 from ..data.workspace import GRAINS
 from .definition import Catalogue, Tag
 from .rows import Known, columns_of
+from .statements import PREFIX, plain_error, read_statement, table_problems, tables_of
 
 # %% ../../nbs/tags/05_kinds.ipynb #e9d5eab5
 def value_table(
@@ -359,78 +361,27 @@ def unscored(
             + f" Put scores of it, or name another `model` in a tag {tag.name} of your own.")
 
 # %% ../../nbs/tags/05_kinds.ipynb #96ab053d
-_PREFIX, _LONGEST_SQL = "memtag_known_", 20_000
-_STATEMENTS = (exp.DDL, exp.DML, exp.Command, exp.Describe, exp.Show, exp.Pragma, exp.Summarize, exp.Into, exp.Set)
-_FROM_FUNCTIONS = (exp.Unnest, exp.Explode, exp.TableSample)
-_CLOCKS = ("Current", "Localtime", "Session", "Rand", "Uuid", "Unix")   # classes of functions that differ from run to run
-_OUTSIDE = {"now", "today", "get_current_timestamp", "transaction_timestamp", "random", "setseed", "uuid", "uuidv4", "uuidv7",
-            "gen_random_uuid", "getenv", "getvariable", "current_setting", "current_query", "nextval", "currval", "txid_current", "version"}
-
-def _refuse(tag, why): raise DefinitionError(f"{tag.name}: sql {why}{'' if why.endswith('?') else '.'}")
+def _refuse(tag, why): raise DefinitionError(f"{tag.name}: sql {why}{'' if why[-1] in '.?' else '.'}")
 
 def _statement(tag, as_of):
     "The one SELECT of a tag as a tree, free of what a tag may not do, with the date in the place of :as_of."
-    if len(tag.sql) > _LONGEST_SQL: _refuse(tag, f"may have {_LONGEST_SQL:,} characters, not {len(tag.sql):,}")
-    try: trees = [t for t in sqlglot.parse(_dated(tag, as_of), read="duckdb") if t is not None]
-    except RecursionError: _refuse(tag, "is nested too deeply")
-    except sqlglot.errors.SqlglotError as e: _refuse(tag, f"cannot be read: {_plain(e)}")
-    if len(trees) != 1 or not isinstance(trees[0], (exp.Select, exp.SetOperation)): _refuse(tag, "must be one SELECT")
-    for node in trees[0].walk(): _check_node(node, tag)
-    return trees[0]
-
-def _dated(tag, as_of):
-    "The text with a date for every :as_of outside quotes and comments."
-    text, tokens = tag.sql, sqlglot.tokenize(tag.sql, read="duckdb")
-    marks = [a for a, b in zip(tokens, tokens[1:]) if (a.text, b.text.lower(), b.start) == (":", "as_of", a.end + 1)]
-    if not marks: _refuse(tag, "must take :as_of, or it would mean another thing every day")
-    for mark in reversed(marks): text = f"{text[:mark.start]} DATE '{as_of}' {text[mark.end + 6:]}"
-    return text
-
-def _check_node(node, tag):
-    called = node.name.lower() if isinstance(node, exp.Anonymous) else ""
-    if isinstance(node, _STATEMENTS): _refuse(tag, f"must only read: {node.key.upper()} is a command")
-    if isinstance(node, _FROM_FUNCTIONS): _refuse(tag, f"may not use {node.key}")
-    if called in _OUTSIDE or (isinstance(node, exp.Func) and type(node).__name__.startswith(_CLOCKS)):
-        _refuse(tag, f"may not call {called or node.key}: the answer would change from run to run. Take :as_of for today")
-    if isinstance(node, (exp.Placeholder, exp.Parameter)): _refuse(tag, f"takes :as_of only, not {node.sql('duckdb')}")
-    if isinstance(node, exp.With) and node.recursive: _refuse(tag, "may not be RECURSIVE")
-    if isinstance(node, exp.CTE) and node.alias.lower().startswith(_PREFIX): _refuse(tag, f"may not name a WITH {node.alias}")
-
-# %% ../../nbs/tags/05_kinds.ipynb #adfcc460
-def _plain(error):
-    "The first line of an engine's message; quoted values masked."
-    line = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()[0][:200].rstrip(".")
-    return re.sub(r"'([^']*)'", lambda m: f"'{mask(m[1])}'", line)
-
-def _of_with(table):
-    "Whether a name in FROM is that of a WITH: of a query around it, and, inside a WITH, of one before it."
-    name, node = table.name.lower(), table
-    while node.parent is not None:
-        above = node.parent
-        if isinstance(above, exp.With):
-            ctes, above = above.expressions[:[c is node for c in above.expressions].index(True)], above.parent
-        else: ctes = above.ctes if isinstance(above, exp.Query) else []
-        if any(c.alias.lower() == name for c in ctes): return True
-        node = above
-    return False
+    tree, problems = read_statement(tag.sql, as_of)
+    return tree if not problems else _refuse(tag, problems[0])
 
 def _read_tables(tree, tag, known):
     "Point each table of the statement to its known rows; their names."
+    there = known.tables if isinstance(known.tables, Mapping) else known.tables.tables()
+    if problems := table_problems(tree, [*contracts(), *GRAINS, *there]): _refuse(tag, problems[0])
     names = []
-    for table in [t for t in tree.find_all(exp.Table) if not (isinstance(t.this, exp.Identifier) and not t.db and _of_with(t))]:
-        if not isinstance(table.this, exp.Identifier) or table.db or table.catalog:
-            _refuse(tag, f"may read tables of the programme only, not {mask(table.sql('duckdb'))}")
-        name, every = table.name.lower(), [*contracts(), *GRAINS]
-        if not known.has(name):
-            if name in every: raise NotComputable(f"{tag.name} needs the table {name}, which is not in this workspace.")
-            hint = did_you_mean(name, every) or f" The tables are {', '.join(every)}"
-            _refuse(tag, f"reads {table.name!r}, which is no table of the programme.{hint}")
+    for table in tables_of(tree):
+        name = table.name.lower()
+        if not known.has(name): raise NotComputable(f"{tag.name} needs the table {name}, which is not in this workspace.")
         if not table.alias: table.set("alias", exp.TableAlias(this=exp.to_identifier(table.name)))
-        table.set("this", exp.to_identifier(_PREFIX + name))
+        table.set("this", exp.to_identifier(PREFIX + name))
         names.append(name)
-    return list(dict.fromkeys(names)) or _refuse(tag, "reads no table")
+    return list(dict.fromkeys(names))
 
-# %% ../../nbs/tags/05_kinds.ipynb #23abe818
+# %% ../../nbs/tags/05_kinds.ipynb #adfcc460
 def _known_sql(tag, known):
     "(the statement in the engine's own dialect, reading known rows only; the engine)."
     tree = _statement(tag, known.as_of)
@@ -438,18 +389,18 @@ def _known_sql(tag, known):
     con = known.table(names[0]).get_backend()
     own = list(tree.ctes)
     for name in names:
-        tree = tree.with_(_PREFIX + name, as_=sqlglot.parse_one(con.compile(known.table(name)), read=con.dialect), copy=False)
+        tree = tree.with_(PREFIX + name, as_=sqlglot.parse_one(con.compile(known.table(name)), read=con.dialect), copy=False)
     added = [c for c in tree.ctes if all(c is not o for o in own)]
     tree.ctes[0].parent.set("expressions", added + own)      # in front, so that every WITH of the statement sees them
     try: return tree.sql(dialect=con.dialect, unsupported_level=sqlglot.ErrorLevel.RAISE), con
-    except sqlglot.errors.SqlglotError as e: _refuse(tag, f"cannot be written for {con.name}: {_plain(e)}")
+    except sqlglot.errors.SqlglotError as e: _refuse(tag, f"cannot be written for {con.name}: {plain_error(e)}")
 
 @_maker("sql")
 def _sql(tag, known, catalogue):
     "What the statement gives; one row a member, of the declared type."
     text, con = _known_sql(tag, known)
     try: rows = con.sql(text)
-    except Exception as e: raise DefinitionError(f"{tag.name}: sql does not run on {con.name}: {_plain(e)}.") from None
+    except Exception as e: raise DefinitionError(f"{tag.name}: sql does not run on {con.name}: {plain_error(e)}.") from None
     missing = [c for c in ("member_id", "value") if c not in rows.columns]
     if missing: _refuse(tag, f"must give member_id and value; {' and '.join(missing)} is missing (it gives {', '.join(rows.columns)})")
     rows = rows.filter(rows.member_id.notnull())
@@ -466,6 +417,6 @@ def _one_row(rows, tag):
     twice = members.n > 1
     found = members.agg(n=twice.cast("int64").sum().fill_null(0), first=members.member_id.min(where=twice), there=members.there.sum())
     try: found = to_frame(found).iloc[0]
-    except Exception as e: raise DefinitionError(f"{tag.name}: sql does not run: {_plain(e)}.") from None
+    except Exception as e: raise DefinitionError(f"{tag.name}: sql does not run: {plain_error(e)}.") from None
     if found.n > 0: _refuse(tag, f"must give one row a member; {int(found.n):,} have more, such as {mask(found['first'])}. "
                                  f"Group by member_id, or pick a row")

@@ -14,9 +14,6 @@ import keyword
 import re
 from dataclasses import fields
 
-import sqlglot
-from sqlglot import exp
-
 from ..core import DefinitionError, did_you_mean
 from ..data.contracts import contracts
 from .definition import LANGS, Catalogue, RulesTag
@@ -25,6 +22,7 @@ from .examples import example_problems
 from .graph import (
     SECTIONS, key_of, needs, node_type, ordered, parts, place, problems_error, references, row_types, table_types, unknown)
 from .reach import out_of_reach
+from .statements import read_statement, table_problems
 from .values import column_values, declared_values, misspelt_values
 
 # %% ../../nbs/tags/02b_linter.ipynb #fd53e383
@@ -445,43 +443,15 @@ def _check_rules(at, node, d):
     for name in unused: at.warn(node, ("uses", name), "is not used by any rule.")
 
 # %% ../../nbs/tags/02b_linter.ipynb #9cf9e736
-_OUTSIDE = {"now", "today", "get_current_timestamp", "transaction_timestamp", "random", "setseed", "uuid", "uuidv4", "uuidv7",
-            "gen_random_uuid", "getenv", "getvariable", "current_setting", "current_query", "nextval", "currval", "txid_current", "version"}
-_DICE = ("Current", "Localtime", "Session", "Rand", "Uuid", "Unix")   # classes of functions whose answer changes by itself
-
 def _check_sql(at, node, d):
-    def wrong(what): at.wrong(node, ("sql",), what)
-    if len(d.sql) > 20_000: return wrong(f"has {len(d.sql):,} characters; at most 20,000.")
-    try: trees = [t for t in sqlglot.parse(d.sql, read="duckdb") if t is not None]
-    except (sqlglot.errors.SqlglotError, RecursionError) as e:
-        return wrong(f"cannot be read: {re.sub(chr(27) + r'.[0-9]*m', '', str(e)).splitlines()[0][:120]}.")
     if not d.sql: return
-    if len(trees) != 1 or not isinstance(trees[0], exp.Query): return wrong("must be one SELECT.")
-    if not any(p.name == "as_of" for p in trees[0].find_all(exp.Placeholder)):
-        wrong("must take :as_of, or it would mean another thing every day.")
-    for found in trees[0].walk(): _check_sql_node(found, wrong)
-    given = [c.lower() for c in trees[0].named_selects]
-    if "*" not in given and not {"member_id", "value"} <= set(given): wrong(f"must give member_id and value; it gives {', '.join(given)}.")
-    _check_sql_tables(trees[0], table_types(at.tables), wrong)
-
-def _check_sql_tables(tree, every, wrong):
-    own = {c.alias.lower() for c in tree.find_all(exp.CTE)}
-    if not any(tree.find_all(exp.Table)): wrong("reads no table.")
-    for table in tree.find_all(exp.Table):
-        if not isinstance(table.this, exp.Identifier) or table.db or re.search(r"[^\w]", table.name):
-            wrong(f"reads {table.sql('duckdb')[:60]}; it may read tables of the programme only.")
-        elif table.name.lower() not in every and table.name.lower() not in own:
-            wrong(f"reads {table.name[:60]!r}, which is no table of the programme.{did_you_mean(table.name, every)}")
-
-# %% ../../nbs/tags/02b_linter.ipynb #eaf7cf2e
-def _check_sql_node(found, wrong):
-    called = found.name.lower() if isinstance(found, exp.Anonymous) else ""
-    if called in _OUTSIDE or (isinstance(found, exp.Func) and type(found).__name__.startswith(_DICE)):
-        wrong(f"calls {called or found.key}, whose answer changes from run to run. Take :as_of for today.")
-    if isinstance(found, (exp.DDL, exp.DML, exp.Command, exp.Into)) and not isinstance(found, exp.Query): wrong("must only read.")
-    if isinstance(found, (exp.Unnest, exp.Explode, exp.TableSample)): wrong(f"uses {found.key}, which a tag may not.")
-    if isinstance(found, exp.With) and found.recursive: wrong("may not be RECURSIVE.")
-    if isinstance(found, exp.Placeholder) and found.name != "as_of": wrong(f"takes :as_of only, not :{found.name}.")
+    tree, problems = read_statement(d.sql)
+    for what in problems: at.wrong(node, ("sql",), what)
+    if tree is None: return
+    given = [c.lower() for c in tree.named_selects]
+    if "*" not in given and not {"member_id", "value"} <= set(given):
+        at.wrong(node, ("sql",), f"must give member_id and value; it gives {', '.join(given)}.")
+    for what in table_problems(tree, list(table_types(at.tables))): at.wrong(node, ("sql",), what)
 
 _KINDS = {"sources": _check_source, "metrics": _check_metric, "parameters": _check_parameter, "segments": _check_segment,
           "column": _check_column, "number": _nothing, "flag": _nothing, "rules": _check_rules,
