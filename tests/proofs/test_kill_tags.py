@@ -1,4 +1,4 @@
-"""SIGKILL at random moments of snapshots, assignments, refreshes and of forgetting: nothing is half there, nothing is lost."""
+"""SIGKILL at random moments of snapshots, refreshes, assignments, of dropping and of forgetting: nothing is half there, nothing is lost."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 REPO = Path(__file__).parents[2]
-KILLS = 50
+KILLS = 60
 
 # One process imports everything and forks a child for each command, so that a moment costs no import.
 FORKER = """
@@ -45,6 +45,9 @@ def assigned(arg):
     for i in range(n):
         assign(ws, CATALOGUE, "vip", who, "gold", reason=f"entry {{start + i}}", ts="2023-03-01")
         print("wrote", start + i, flush=True)
+def dropped(arg):
+    store, (day, _, which) = Store(open_workspace({root!r}, threads=1)), arg.partition(" ")
+    return store.drop(day, store.snapshot(day).run if which else None)
 def forgotten(arg): return forget({root!r}, arg).people if arg else forget({root!r}).people
 
 print("ready", flush=True)
@@ -52,7 +55,7 @@ for command in sys.stdin:
     name, _, arg = command.strip().partition(" ")
     pid = os.fork()
     if pid == 0:
-        try: dict(snapshot=snapshot, refresh=refreshed, assign=assigned, forget=forgotten)[name](arg)
+        try: dict(snapshot=snapshot, refresh=refreshed, assign=assigned, drop=dropped, forget=forgotten)[name](arg)
         except BaseException as e:
             print("failed", type(e).__name__, e, file=sys.stderr, flush=True)
             os._exit(3)
@@ -137,6 +140,28 @@ def kill_while(fork, root, moments, command, longest, count):
     return hit, half, new
 
 
+def kill_drops(fork, root, moments, count):
+    """Kill drops of a date, and of the run that counts; (how often, how often it had gone by then, how often files were left)."""
+    day, hit, gone, left, tries = "2023-11-01", 0, 0, 0, 0
+    assert fork(f"snapshot {day}") == 0
+    long = timed(fork, f"drop {day}")
+    while hit < count:
+        tries += 1
+        assert tries < 6 * count
+        while len(list((root / f"tags/as_of={day}").glob("run=*"))) < 2: assert fork(f"snapshot {day}") == 0
+        before, kept = snapshots(root), runs(root)
+        hit += fork(f"drop {day}{' counting' if tries % 2 else ''}", moments.uniform(.3 * long, 1.1 * long)) == -9
+        left += bool(list((root / "tags").rglob(".new-*")))
+        after, lost = snapshots(root), kept - runs(root)                 # what is seen is whole
+        mine = {d: run for d, run in after.items() if str(d) == day}
+        assert {d: run for d, run in after.items() if str(d) != day} == {d: run for d, run in before.items() if str(d) != day}
+        if tries % 2: assert len(mine) == 1 and len(lost) <= 1           # another run of the date counts, or still this one
+        else: assert (len(mine), len(lost)) in ((1, 0), (0, 2))          # all of the date, or nothing of it
+        gone += bool(lost)
+    if (root / f"tags/as_of={day}").exists(): assert fork(f"drop {day}") == 0
+    return hit, gone, left
+
+
 def timed(fork, command) -> float:
     begun = time.monotonic()
     assert fork(command) == 0
@@ -157,6 +182,9 @@ def test_tags_killed_at_any_moment_are_whole(tmp_path, record_proof):
     shots = kill_while(fork, root, moments, "snapshot 2023-07-01", long, 20)
     long = timed(fork, "refresh 2023-08-10")
     freshes = kill_while(fork, root, moments, "refresh 2023-08-20", long, 10)
+
+    drops = kill_drops(fork, root, moments, 10)
+    assert fork("snapshot 2023-11-01") == 0 and not list((root / "tags").rglob(".new-*"))
 
     struck, told = 0, []
     for n in range(25):                                   # more than 64 files, so that some kills fall on the many that become one
@@ -183,9 +211,10 @@ def test_tags_killed_at_any_moment_are_whole(tmp_path, record_proof):
         assert names(root, who) == []
     fork.close()
 
-    kills = shots[0] + freshes[0] + struck + hits
+    kills = shots[0] + freshes[0] + drops[0] + struck + hits
     assert kills >= KILLS and shots[1] + freshes[1] >= 5 and unfinished >= 3   # the kills did strike
-    record_proof({"kills": kills, "in snapshots": shots[0], "in refreshes": freshes[0], "in assignments": struck, "in forgetting": hits,
+    record_proof({"kills": kills, "in snapshots": shots[0], "in refreshes": freshes[0], "in drops": drops[0], "in assignments": struck,
+                  "in forgetting": hits, "gone by then": drops[1],
                   "left a half run": shots[1] + freshes[1], "left forgetting unfinished": unfinished,
                   "a newer run counted by then": shots[2] + freshes[2], "half snapshots seen": 0, "snapshots or entries lost": 0,
                   "forgotten and still found": 0, "seconds": round(time.monotonic() - begun)})
