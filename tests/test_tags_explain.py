@@ -132,6 +132,23 @@ tags: {often: {class: behaviour, kind: flag, when: orders_all >= many and orders
     assert "quantile 0.8 of orders_all among orders_all > 0, found at 2023-10-01 on " in explain_tag(catalogue, ws, "2023-11-15", "often", member, lang="en").text
 
 
+def test_rules_and_metrics_are_in_chinese(tables):
+    catalogue = read_catalogue("""
+sources: {sold: {table: orders}}
+metrics:
+  orders_all: {source: sold, agg: count, days: all}
+  net: {source: sold, agg: sum, of: net_cents, days: 30}
+tags:
+  stage: {class: lifecycle, kind: rules, title: {en: Stage, zh: 阶段}, values: {none: orders_all == 0, some: net > 100, rest: else},
+          labels: {none: {en: None yet, zh: 未购}, some: {en: Some, zh: 近期}}}
+""")
+    said = {lang: steps(explain_tag(catalogue, tables, AS_OF, "stage", "ada_____1", lang=lang)) for lang in ("en", "zh")}
+    assert {(False, "未购: orders_all == 0"), (True, "近期: net > 100"), ("", "orders_all = 3: sold 的行数, 截至 2024-02-29 的全部日期"),
+            ("", "net = 2,000: sold 中 net_cents 的合计, 日期 2024-01-31 至 2024-02-29")} <= set(said["zh"])
+    assert {(False, "None yet: orders_all == 0"), ("", "orders_all = 3: number of rows of sold, all days to 2024-02-29"),
+            ("", "net = 2,000: sum of net_cents in sold, days 2024-01-31 to 2024-02-29")} <= set(said["en"])
+
+
 TEXT = """
 sources: {{bought: {{table: orders}}}}
 metrics: {{orders_all: {{source: bought, agg: count, days: all}}}}

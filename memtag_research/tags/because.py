@@ -47,6 +47,7 @@ _SAID = {
 
 # %% ../../nbs/tags/07a_because.ipynb #b64a9df1
 _SAID |= {
+    "aggregate": ("{agg} of {source}", "{source} 的{agg}"), "aggregate_of": ("{agg} of {of} in {source}", "{source} 中 {of} 的{agg}"),
     "given": ("taken from {what}", "取自 {what}"),
     "support_rows": ("{n} rows add to it; at least {least} are needed", "计入 {n} 行，至少需要 {least} 行"),
     "support_orders": ("{n} orders add to it; at least {least} are needed", "计入 {n} 个订单，至少需要 {least} 个"),

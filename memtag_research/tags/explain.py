@@ -95,12 +95,12 @@ def _rules(why, tag):
     "Rules until the one that holds."
     own = {n: f"{tag.name}.{n}" for n in tag.uses}
     at = len(why.steps)
-    decided = ""
+    decided, title = "", lambda value: value_title(tag, value, why.lang)
     for value, rule in tag.values.items():
         if rule.strip() == "else":
-            why.steps.append(Step(f"{value}: {say(why.lang, 'else')}", True, 1))
+            why.steps.append(Step(f"{title(value)}: {say(why.lang, 'else')}", True, 1))
             decided = value
-        elif why.clauses(rule, own, 1, f"{value}: "): decided = value
+        elif why.clauses(rule, own, 1, f"{title(value)}: "): decided = value
         if decided: break
     head = say(why.lang, "rules", value=_value(tag, decided, why.lang)) if decided else say(why.lang, "no_rule")
     why.steps.insert(at, Step(head))
@@ -116,7 +116,7 @@ def _rank(why, key, x):
 def _quantile(why, tag):
     "Where the member stands among those that count."
     if tag.among and why.clauses(tag.among, depth=1, before=f"{say(why.lang, 'among')}: ") is not True: return
-    values, cuts = ", ".join(tag.values), why.made.parameters.get(f"{tag.name}.cuts")
+    values, cuts = ", ".join(value_title(tag, v, why.lang) for v in tag.values), why.made.parameters.get(f"{tag.name}.cuts")
     if cuts is not None: return why.say("cuts", 1, values=values, cuts=shown(cuts.value), at=cuts.at or why.made.as_of)
     _rank(why, tag.name, tag.metric)
     shares = tag.shares or [f"{i}/{len(tag.values)}" for i in range(1, len(tag.values))]
@@ -151,8 +151,8 @@ def _behind(why, tag):
     if names: why.say("behind")
     for name in names:
         m = made.catalogue.metrics[name]
-        about = m.expr or f"{m.agg} {m.of} ".replace("  ", " ") + f"{m.source}{_window(why, m)}" + (
-            f", {say(why.lang, 'where', text=m.where)}" if m.where else "")
+        about = m.expr or say(why.lang, "aggregate_of" if m.of else "aggregate", agg=label(f"aggregate_{m.agg}", why.lang), of=m.of,
+                              source=m.source) + _window(why, m) + (f", {say(why.lang, 'where', text=m.where)}" if m.where else "")
         why.steps.append(Step(f"{name} = {shown(why.row[name], why.lang)}: {about}", depth=1))
     for name, other in made.catalogue.tags.items():
         kind = label(f"tag_kind_{other.kind}", why.lang)
