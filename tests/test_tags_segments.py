@@ -5,14 +5,17 @@ import math
 import re
 from dataclasses import replace
 
+import duckdb
 import ibis
 import numpy as np
 import pandas as pd
 import pytest
 import tag_world as world
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memtag_research.cli import main
 from memtag_research.core import DefinitionError, MemtagError, NotComputable, ParameterError
 from memtag_research.data.engine import as_table, connect
 from memtag_research.data.privacy import KeyMap
@@ -443,3 +446,82 @@ def test_readable_in_notebooks_without_a_script(ws, catalogue):
     assert register_segment(catalogue, "frequent")[1] == register_segment(catalogue, tag("frequent"))[1]
     assert [s.name for s in segment_parts(catalogue, "wide")] == ["quiet", "target", "wide"]
     assert audience.members().attrs["holds"].startswith("member ids of segment evil") and isinstance(audience.table, ibis.Table)
+
+
+# ---- what is shown, and said on the command line
+
+
+def test_the_sql_runs_over_the_files_of_the_workspace(tmp_path, catalogue):
+    "In a DuckDB of its own, with a view a file; compiled, with lists of keys, and over a snapshot."
+    here = open_workspace(world.as_workspace(world.tables(), tmp_path / "ws"))
+    some = evaluate_segment(here, catalogue, "target", AS_OF).values().member_id.tolist()
+    listed = with_members(here, replace(catalogue.segments["target"], name="listed"), some[:3], some[3:5])
+    for step in ("compiled", "snapshot"):
+        for segment in ("target", listed):
+            audience = evaluate_segment(here, catalogue, segment, AS_OF)
+            assert audience.source.startswith(step) and here.fingerprint[:12] not in audience.sql() and "ibis_read" not in audience.sql()
+            con = duckdb.connect()
+            for path in here.folder.glob("*.parquet"): con.execute(f"CREATE VIEW {path.stem} AS SELECT * FROM '{path}'")
+            assert sorted(m for m, in con.execute(audience.sql()).fetchall()) == audience.members().member_id.tolist() != []
+        take_snapshot(here, catalogue, AS_OF)
+    assert re.search(r'FROM "?orders"?', evaluate_segment(here, catalogue, "orders_90d > 1", AS_OF).sql())
+
+
+def test_a_handful_is_not_counted_out(ws, catalogue):
+    "k of the workspace is 5: 1 to 4 members, and all but so few, are told as fewer than 5; zero, five and all are told."
+    members = evaluate_segment(ws, catalogue, "orders_all >= 0", AS_OF).members().member_id.tolist()
+    n = len(members)
+    def some(k, name="some"): return evaluate_segment(ws, catalogue, with_members(ws, Segment(name=name, where="orders_all < 0"), members[:k]), AS_OF)
+    for size, says in ((0, f"0 of {n}"), (4, f"fewer than 5 of {n}"), (5, f"5 of {n}"), (n - 5, f"{n - 5} of {n}"), (n - 1, f"all but fewer than 5 of {n}"), (n, f"{n} of {n}")):
+        audience = some(size)
+        assert audience.size() == size and says in audience.shown_size() and says in repr(audience) and says in audience._repr_html_()
+    assert "不足 5 人" in some(2).shown_size("zh")
+    assert "fewer than 5 of" in some(2).shown_estimate(1.) and "about 30" in some(30).shown_estimate(1.)
+    shown = overlap(some(30, "a"), some(33, "b"))
+    assert shown.pairs.both[0] == 30 and "30" in repr(shown) and "…" in repr(shown) and "<k" not in repr(shown)      # 3 stand in b only
+    assert "0.9" not in repr(shown) and "90" not in shown._repr_html_()
+    assert "33.3%" in repr(overlap(some(10, "a"), some(30, "b")))
+
+
+def memtag(*words):
+    done = CliRunner().invoke(main, list(map(str, words)))
+    return done.exit_code, done.output
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory, catalogue):
+    root = world.as_workspace(world.tables(), tmp_path_factory.mktemp("cli") / "ws")
+    (root / "catalogue").mkdir()
+    (root / "catalogue/ours.yaml").write_text(
+        "segments:\n  lapsed: {title: {en: Lapsed ones, zh: 沉睡人群}, where: lifecycle == 'lost'}\n", encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("words, says", [
+    (["segment", "size", "--where", "lifecycle == 'lsot'"], ["the rule: lifecycle has no value 'lsot'; it has", "Did you mean 'lost'?"]),
+    (["segment", "size", "--where", "'流失期' == lifecycle"], ["is the title of 'lost': write 'lost'."]),
+    (["segment", "size", "--where", "Lifecycle == 'lost'"], ["'Lifecycle'", "write lifecycle"]),
+    (["segment", "size", "Lapsed Ones"], ["there is no segment 'Lapsed Ones'. 'Lapsed Ones' is the title of lapsed: write lapsed."]),
+    (["segment", "size", "沉睡人群"], ["is the title of lapsed: write lapsed."]),
+    (["tag", "show", "生命周期"], ["is the title of lifecycle: write lifecycle."]),
+    (["segment", "explain", "lapsed", "--member", "NOPE-12345678"], ["is no member at", "Ids are written as in the tables"]),
+    (["segment", "export", "lapsed", "--out", "x.csv"], ["consent to marketing is given by channel here", "--channel", "sms"]),
+    (["segment", "export", "lapsed", "--out", "x.csv", "--channel", "smss"], ["there is no channel 'smss'", "sms", "Did you mean 'sms'?"]),
+    (["tag", "diff", "2024-03-10", "2024-01-10"], ["must lie before the second one: 2024-03-10 does not lie before 2024-01-10"]),
+    (["tag", "run", "--as-of", "2024-03-10", "--dates", "2024-03-10,2024-01-10"], ["say when: --as-of DATE, --dates D1,D2 or --monthly A..B."]),
+    (["tag", "run", "--monthly", "2024-03..2024-01"], ["--monthly is two months"])])
+def test_slips_on_the_command_line_end_in_2_and_the_next_step(shop, words, says):
+    code, said = memtag(*words, "-w", shop)
+    assert code == 2 and all(s in said for s in says), said
+    assert "NOPE-12345678" not in said
+
+
+def test_a_folder_of_catalogues_is_checked_whole(shop, tmp_path):
+    code, said = memtag("tag", "check", shop / "catalogue", "-w", shop)
+    assert code == 0 and "segments" in said
+    (shop / "catalogue/second.yaml").write_text("segments:\n  bad: {where: lifecycle == 'lsot'}\n", encoding="utf-8")
+    code, said = memtag("tag", "check", shop / "catalogue", "-w", shop)
+    (shop / "catalogue/second.yaml").unlink()
+    assert code == 2 and "second.yaml:2: segments.bad.where: lifecycle has no value 'lsot'" in said
+    code, said = memtag("tag", "check", tmp_path, "-w", shop)
+    assert code == 2 and "has no .yaml file" in said and tmp_path.name in said

@@ -71,5 +71,7 @@ def pick(catalogue, section, name):
     "A definition by name."
     from memtag_research.core import did_you_mean
     there = getattr(catalogue, section)
-    if name not in there: raise ParameterError(f"there is no {section[:-1]} {name!r}.{did_you_mean(name, there)}")
+    if name not in there:
+        from memtag_research.tags.graph import titled
+        raise ParameterError(f"there is no {section[:-1]} {name!r}.{titled(catalogue, name, there) or did_you_mean(name, there)}")
     return there[name]

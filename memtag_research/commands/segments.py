@@ -37,11 +37,12 @@ def _where_option(command):
 @lang_option
 def segment_list(root, lang):
     "List the segments of the catalogue."
+    from memtag_research.language import text_table
     from memtag_research.tags.describe import title_of
     ws, catalogue = open_catalogue(root)
-    for s in catalogue.segments.values():
-        minus = f" minus {', '.join(s.minus)}" if s.minus else ""
-        click.echo(f"{s.name:<24}{s.where}{minus}  {click.style(title_of(s, lang or ws.config.lang), dim=True)}")
+    minus = lambda s: f" minus {', '.join(s.minus)}" if s.minus else ""
+    rows = [[s.name, title_of(s, lang or ws.config.lang), f"{s.where}{minus(s)}"] for s in catalogue.segments.values()]
+    click.echo(text_table(rows, dim=[1]))
 
 # %% ../../nbs/commands/05_segments.ipynb #35ff9fe6
 @segment.command("size")
@@ -51,13 +52,9 @@ def segment_list(root, lang):
 @as_of_option
 @click.option("--fraction", type=float, metavar="F", help="Ask a share of the members only; prints an interval.")
 def segment_size(name, root, where, as_of, fraction):
-    "Count the members of a segment."
-    from memtag_research.language import format_percent
+    "Count the members of a segment; a handful is `fewer than k` (k in memtag.yaml)."
     audience = _audience(root, name, where, as_of)
-    if fraction is not None: click.echo(audience.estimate(fraction))
-    else:
-        size, base = audience.size(), audience.base_size()
-        click.echo(f"{size:,} of {base:,} members ({format_percent(size / max(base, 1))}) as of {audience.as_of}")
+    click.echo(audience.shown_estimate(fraction) if fraction is not None else f"{audience.shown_size()} as of {audience.as_of}")
     for said in (audience.source, *audience.warnings): click.echo(click.style(said, dim=True), err=True)
 
 # %% ../../nbs/commands/05_segments.ipynb #ede049dd
@@ -78,7 +75,7 @@ def segment_explain(name, member, root, where, as_of, lang):
 @_where_option
 @as_of_option
 def segment_sql(name, root, where, as_of):
-    "Print the SQL that gives the members."
+    "Print the SQL that gives the members, over data/current/TABLE.parquet of the workspace."
     click.echo(_audience(root, name, where, as_of).sql())
 
 # %% ../../nbs/commands/05_segments.ipynb #d8343589

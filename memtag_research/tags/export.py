@@ -32,7 +32,7 @@ from ..data.contracts import contracts
 from ..data.engine import to_frame
 from ..data.workspace import Workspace, write_file
 from ..language import label
-from .definition import Catalogue
+from .definition import Catalogue, check_arguments
 from .describe import title_of, value_title
 from .expression import parse
 from .graph import closure
@@ -257,6 +257,7 @@ def export_segment(
     lang: str | None = None, # of titles and labels; the workspace's when None
 ) -> Export:
     "Write the members of a segment who may be written to into a file."
+    check_arguments("export_segment(ws, catalogue, segment, as_of, out)", ws=ws, catalogue=catalogue)
     tags, lang, out = _check_arguments(catalogue, shape, purpose, tags, out), lang or ws.config.lang, Path(out)
     if shape == "wecom" and channel not in (None, "wecom"):
         raise ParameterError(f"the shape wecom goes over the channel wecom, not {channel!r}.")
@@ -307,13 +308,23 @@ def _purposes(ws, audience, uses, purpose, channel):
     if not ws.has("consents"): raise NotComputable(
         f"the workspace {ws.config.name!r} has no table consents, so nobody is known to agree to {purpose}. Map it under "
         "`sources`, or declare in memtag.yaml: consent: not_required, with a consent_reason.")
-    told = Known(ws, FAR).table("consents")
-    if channel is None and "channel" in told.columns:
-        channels = sorted(to_frame(told.filter(told.purpose == purpose, told.channel.notnull()).select("channel").distinct()).channel)
-        if channels: raise ParameterError(f"consent to {purpose} is given by channel here: say over which one members are written to "
-                                          f"(channel=…): {', '.join(channels)}.")
+    _check_channel(Known(ws, FAR), purpose, channel)
     sensitive = ("sensitive",) if any(t.privacy == "sensitive_personal" for t in uses) else ()
     return tuple(dict.fromkeys((purpose, *sensitive))), tuple(notes)
+
+# %% ../../nbs/tags/11_export.ipynb #aeeee129
+def _check_channel(known, purpose, channel):
+    "Refuse a channel over which nobody is known to be reached, and to say none where consent is given by channel."
+    named = lambda table: to_frame(table.filter(table.channel.notnull()).select("channel").distinct()).channel.tolist()
+    told = known.table("consents")
+    given = sorted(named(told.filter(told.purpose == purpose))) if "channel" in told.columns else []
+    there = sorted({*given, *(c for n in ("consents", "identities") if known.has(n) and "channel" in known.table(n).columns
+                              for c in named(known.table(n)))})
+    if channel is None and given: raise ParameterError(
+        f"consent to {purpose} is given by channel here: say over which one members are written to (--channel, or channel=…): "
+        f"{', '.join(given)}.")
+    if channel is not None and there and channel not in there: raise ParameterError(
+        f"there is no channel {channel!r}: consents and addresses here are of {', '.join(there)}.{did_you_mean(channel, there)}")
 
 # %% ../../nbs/tags/11_export.ipynb #d8c547be
 def _rows(audience, frame, reasons, shape, tags, lang, channel):

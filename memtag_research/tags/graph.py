@@ -8,8 +8,8 @@ some names need and nothing else, `levels` the order in which they can be evalua
 
 # %% auto #0
 __all__ = ['SECTIONS', 'WINDOWS', 'NOT_COUNTED', 'key_of', 'plain', 'place', 'problems_error', 'section_of', 'Part', 'parts',
-           'Reference', 'references', 'type_of', 'table_types', 'row_types', 'needs', 'unknown', 'ordered', 'closure',
-           'levels', 'types', 'node_type', 'value_type', 'definition_hash', 'definition_items']
+           'Reference', 'references', 'type_of', 'table_types', 'row_types', 'needs', 'unknown', 'titled', 'ordered',
+           'closure', 'levels', 'types', 'node_type', 'value_type', 'definition_hash', 'definition_items']
 
 # %% ../../nbs/tags/02a_graph.ipynb #18595bb2
 import hashlib
@@ -222,7 +222,19 @@ def unknown(catalogue, reference):
     other = next((s for s in SECTIONS if s not in reference.sections and reference.name in getattr(catalogue, s)), None)
     if other: return f"{reference.name!r} is a {other[:-1]}; here it must be a {kinds}."
     few = f" There {'are' if len(known) > 1 else 'is'} {', '.join(known)}." if 0 < len(known) < 8 else ""
-    return f"there is no {kinds} {reference.name!r}.{did_you_mean(reference.name, known) or few}"
+    return f"there is no {kinds} {reference.name!r}.{titled(catalogue, reference.name, known) or did_you_mean(reference.name, known) or few}"
+
+def titled(
+    catalogue: Catalogue,
+    text: str,   # what was taken for a name
+    names,       # of metrics, tags and segments that may stand there
+) -> str:        # " '生命周期' is the title of lifecycle: write lifecycle.", or an empty string
+    "A hint where a title is written in the place of a name."
+    for section in ("tags", "segments", "metrics"):
+        for name, d in getattr(catalogue, section).items():
+            if name in names and str(text).strip().casefold() in [str(t).casefold() for t in d.title.values()]:
+                return f" {text!r} is the title of {name}: write {name}."
+    return ""
 
 # %% ../../nbs/tags/02a_graph.ipynb #1241ef4d
 def ordered(

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import ibis
 import numpy as np
 import pandas as pd
+import sqlglot
 
 from ..core import NotComputable, ParameterError, check_as_of, mask
 from ..data.engine import to_frame
@@ -31,7 +32,7 @@ from ..data.privacy import KeyMap
 from ..data.workspace import Workspace
 from ..language import format_number, format_percent, label
 from .compile import compile_tags, membership
-from .definition import Catalogue, Segment
+from .definition import Catalogue, Segment, as_names, check_arguments
 from .describe import table_html, title_of
 from .draws import Estimate, check_share, count_interval, drawn, is_drawn
 from .explain import explain_tag
@@ -54,12 +55,22 @@ def evaluate_segment(
     parameters=None,       # frozen values of calibrated parameters
     snapshots: bool = True,  # use the store's snapshot of the date where definitions are equal
 ) -> "Audience":           # size, members, explain, overlap, …
-    "The members of a segment at a date."
+    """The members of a segment at a date.
+
+    The `Audience` counts (`size`), names (`members`: a frame of member_id) and explains (`explain`); its `table` has a row a
+    member with the tags and metrics of the rule and a boolean column named as the segment. A rule that is unknown does not
+    match; then come `minus`, `include` and `exclude`, the last one strongest. Where the snapshot of the date holds the tags by
+    equal definitions it is read, else they are computed: `.source` says which. Rules name values by their codes; money is in
+    cents, times in days.
+
+    `DefinitionError`: a name that is not there, a rule that is not true or false, a value that a tag has not. `NotComputable`:
+    the workspace lacks a table that the rule needs. `ParameterError`: an `as_of` that is no date."""
+    check_arguments("evaluate_segment(ws, catalogue, segment, as_of)", tables=tables, catalogue=catalogue)
     as_of = check_as_of(as_of)
     catalogue, segment = register_segment(catalogue, segment)
     order = segment_parts(catalogue, segment.name)
     needed = {n for s in order for n in names_of(s)} - {s.name for s in order}
-    tags, metrics = sorted((needed | set(also)) & set(catalogue.tags)), sorted(needed & set(catalogue.metrics))
+    tags, metrics = sorted((needed | set(as_names(also))) & set(catalogue.tags)), sorted(needed & set(catalogue.metrics))
     base = _stored(tables, catalogue, tags, metrics, as_of) if snapshots and not parameters else None
     base = base or _compiled(tables, catalogue, tags, metrics, as_of, parameters)
     _refuse_gaps(catalogue, segment, base, {n for s in order if s.where for n in parse(s.where).names} | _needed_minus(catalogue, order))
@@ -180,24 +191,60 @@ class Audience(_Members):
         table = self.table.select("member_id", *names, belongs=self.table[self.name])
         return to_frame(table).sort_values("member_id", ignore_index=True)
 
-    def size(self) -> int: "How many belong."; return len(self._ids)
+    def size(self) -> int: "How many belong, exactly; `shown_size` is what others may see."; return len(self._ids)
     def base_size(self) -> int: "How many members there are at the date."; return len(self._flags)
 
+    def shown_size(self, lang="en") -> str: "Size in words, without a handful of members."; return _shown_size(self, lang)
+    def shown_estimate(self, *given, **named) -> str: "The estimate in words, without a handful."; return _shown_estimate(self, *given, **named)
+
     def sql(self) -> str:
-        "The SQL that gives the members."
-        return ibis.to_sql(self.table.filter(self.table[self.name]).select("member_id"))
+        "The SQL that gives the members; of a workspace, over its tables by name."
+        return _with_own_names(self.table.filter(self.table[self.name]).select("member_id"), self.tables)
 
     def __or__(self, other): return _together(self, other, f"{self.name} or {other.name}")
     def __and__(self, other): return _together(self, other, f"{self.name} and {other.name}")
     def __sub__(self, other): return _together(self, other, f"{self.name} and not {other.name}")
     def __repr__(self):
-        return f"Audience {self.name} at {self.as_of}: {self.size():,} of {self.base_size():,} members ({self.source})"
+        return f"Audience {self.name} at {self.as_of}: {self.shown_size()} ({self.source})"
     def _repr_html_(self): return _audience_html(self)
     def estimate(self, *given, **named): "Size from a sample: `estimate_size`."; return estimate_size(self, *given, **named)
     def explain(self, *given, **named): "Why a member belongs or not: `explain_member`."; return explain_member(self, *given, **named)
     def overlap(self, *others): "Members shared with other audiences: `overlap`."; return overlap(self, *others)
     def holdout(self, *given, **named): "Who is held out: `hold_out`."; return hold_out(self, *given, **named)
     def eligible(self, member_ids): "Which of these belong, and why not: `eligible`."; return eligible(self, member_ids)
+
+# %% ../../nbs/tags/10_segments.ipynb #31cb9ca7
+def _with_own_names(expr, tables):
+    "SQL in which a workspace's tables have their names, and other files stand with their paths."
+    if not isinstance(tables, Workspace) or tables.con.name != "duckdb": return ibis.to_sql(expr)
+    tree, names = sqlglot.parse_one(str(ibis.to_sql(expr)), read="duckdb"), {f"{n}_{tables.fingerprint[:12]}": n for n in tables.tables()}
+    steps = {cte.alias for cte in tree.find_all(sqlglot.exp.CTE)}
+    for table in [t for t in tree.find_all(sqlglot.exp.Table) if t.name not in steps]:
+        if table.name in names: table.this.replace(sqlglot.exp.to_identifier(names[table.name], quoted=True))
+        elif view := tables.con.raw_sql("SELECT sql FROM duckdb_views() WHERE view_name = ?", parameters=[table.name]).fetchone():
+            inside = sqlglot.parse_one(view[0], read="duckdb").expression
+            table.replace(inside.subquery(table.alias or None))
+    return tree.sql("duckdb", pretty=True)
+
+# %% ../../nbs/tags/10_segments.ipynb #1122a00f
+def _k(tables): return tables.config.k if isinstance(tables, Workspace) else 1
+
+def _is_few(n, k): return 0 < n < k
+
+def _shown_size(audience, lang):
+    "How many of how many, and the share; nobody and everybody are told."
+    size, base, k = audience.size(), audience.base_size(), _k(audience.tables)
+    whole = format_number(base, lang, short=False)
+    if _is_few(size, k): return label("fewer_of_members", lang).format(k=k, base=whole)
+    if _is_few(base - size, k): return label("all_but_fewer", lang).format(k=k, base=whole)
+    return label("size_of_members", lang).format(n=format_number(size, lang, short=False), base=whole, share=format_percent(size / max(base, 1), lang))
+
+def _shown_estimate(audience, *given, **named):
+    "An estimate; a handful in the sample is not counted out."
+    made, k = estimate_size(audience, *given, **named), _k(audience.tables)
+    if not _is_few(made.belong, k) and not _is_few(made.asked - made.belong, k): return str(made)
+    return (f"{made.low:,} to {made.high:,} members at {made.level:.0%}; fewer than {k} of {made.asked:,} asked "
+            f"{'belong' if _is_few(made.belong, k) else 'do not'}, of {made.population:,}")
 
 # %% ../../nbs/tags/10_segments.ipynb #91f2ad79
 def _with_keys(table, tables):
@@ -225,9 +272,7 @@ def language_of(tables) -> str:
 
 def _audience_html(audience):
     lang, segment = language_of(audience.tables), audience.segment
-    share = audience.size() / audience.base_size() if audience.base_size() else None
-    rows = [(label("size", lang), format_number(audience.size(), lang, short=False)),
-            (label("share_of_members", lang), f"{format_percent(share, lang)} / {format_number(audience.base_size(), lang, short=False)}"),
+    rows = [(label("size", lang), audience.shown_size(lang)),
             ("as_of", audience.as_of), ("where", segment.where), ("minus", ", ".join(segment.minus)),
             ("include / exclude", f"{len(segment.include)} / {len(segment.exclude)}"), ("holdout", format_percent(segment.holdout, lang)),
             (label("source", lang), audience.source), *((label("note", lang), w) for w in audience.warnings)]
@@ -321,10 +366,11 @@ class Overlap:
     "What audiences have in common."
     pairs: pd.DataFrame     # a row a pair: a, b, size_a, size_b, both, either, jaccard, share_of_a, share_of_b
     counts: pd.DataFrame    # common members of each two; sizes on the diagonal
-    def __repr__(self): return self.pairs.to_string(index=False)
+    k: int = 1              # what is shown tells of no fewer members than this
+    def __repr__(self): return pd.DataFrame(self._shown(), columns=self.pairs.columns).to_string(index=False)
+    def _shown(self): return [_shown_pair(p, self.k) for p in self.pairs.itertuples(index=False)]
     def _repr_html_(self):
-        text = lambda v: format_percent(v) if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else v
-        rows = [[text(v) for v in p] for p in self.pairs.itertuples(index=False)]
+        rows = self._shown()
         return "<b>Overlap</b>" + table_html([c.replace("_", " ") for c in self.pairs.columns], rows)
 
 def overlap(
@@ -338,7 +384,14 @@ def overlap(
     members, names = [set(a._ids) for a in audiences], [a.name for a in audiences]
     rows = [_shared(names[i], names[j], members[i], members[j]) for i in range(len(names)) for j in range(i + 1, len(names))]
     counts = pd.DataFrame([[len(one & two) for two in members] for one in members], names, names)
-    return Overlap(pd.DataFrame(rows), counts)
+    return Overlap(pd.DataFrame(rows), counts, max(_k(a.tables) for a in audiences))
+
+def _shown_pair(pair, k):
+    "A row of the overlap in words; where a part has a handful of members, no number leads to it."
+    hidden = any(_is_few(n, k) for n in (pair.both, pair.size_a - pair.both, pair.size_b - pair.both))
+    size = lambda n: f"<{k}" if _is_few(n, k) else f"{n:,}"
+    rest = ["…"] * 5 if hidden else [f"{pair.both:,}", f"{pair.either:,}", *map(format_percent, (pair.jaccard, pair.share_of_a, pair.share_of_b))]
+    return [pair.a, pair.b, size(pair.size_a), size(pair.size_b), *rest]
 
 def _shared(a, b, one, two):
     both, either = len(one & two), len(one | two)
