@@ -2109,6 +2109,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'memtag_research/tags/explain.py'),
                                               'memtag_research.tags.explain._day': ( 'tags/explain.html#_day',
                                                                                      'memtag_research/tags/explain.py'),
+                                              'memtag_research.tags.explain._decided': ( 'tags/explain.html#_decided',
+                                                                                         'memtag_research/tags/explain.py'),
                                               'memtag_research.tags.explain._equal': ( 'tags/explain.html#_equal',
                                                                                        'memtag_research/tags/explain.py'),
                                               'memtag_research.tags.explain._mark': ( 'tags/explain.html#_mark',

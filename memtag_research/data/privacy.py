@@ -537,6 +537,7 @@ def _tombstone(data, plan, places):
     new = {"event": plan["event"], "date": plan["at"][:10], "ids": len(plan["people"]), "keys": len(plan["keys"]), "done": done}
     write_file(path, json.dumps([*before, new], indent=1).encode())
 
+# %% ../../nbs/data/05b_privacy.ipynb #7053f4df
 def _exported(tags):
     "Files of members that were written before, a line each: when, what, how many rows, what for. The record has names of files only."
     path, entries = tags / "exports.jsonl", []
