@@ -141,6 +141,7 @@ def _enough(t, rows):
     n = len(mine) if by == "rows" else mine.order_id.nunique() + int(mine.order_id.isna().sum())
     t.add(f"support_{by}", n >= t.tag.min_rows, n=shown(int(n)), least=t.tag.min_rows)
 
+# %% ../../nbs/tags/07a_because.ipynb #64af83f8
 def _affinity(t):
     tag = t.tag
     rows = _amounts(tag, t.known, t.catalogue, tag.half_life_days)

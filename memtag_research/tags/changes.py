@@ -61,6 +61,7 @@ def split(
     values = values[(values.drop(columns="value") != 0).any(axis=1)]
     return values[["value", "before", "entered", "left", "after", "net", *PARTS]].reset_index(drop=True), _moves(both, gone, come)
 
+# %% ../../nbs/tags/09_changes.ipynb #2c1e587d
 def split_lists(
     rows: pd.DataFrame,  # as for `split`; a list is a JSON text
 ) -> tuple:              # values (a row a single value; members with several count in several), moves (from list to list)
@@ -287,6 +288,7 @@ def diff(
     front = lambda frame: frame[["tag", *[c for c in frame.columns if c != "tag"]]]
     return Diff(t0, t1, front(together(values)), front(together(moves)), titles, labels, tuple(notes), ws.config.lang)
 
+# %% ../../nbs/tags/09_changes.ipynb #224db9d4
 def _shown(rows, name, old, new):
     "The rows as they are; numbers by whether they are known, and changed."
     if not any(s.tags.get(name, {}).get("type") in ("number", "date") for s in (old, new)): return rows

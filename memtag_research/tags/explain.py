@@ -190,6 +190,25 @@ def _stored(ws, catalogue, made, tag, value, member_id, lang):
 def _equal(a, b): return isclose(a, b, rel_tol=1e-12) if isinstance(a, float) and isinstance(b, (int, float)) else a == b
 
 # %% ../../nbs/tags/08d_explain.ipynb #d313cedd
+def _decided(why, tag, member_id):
+    "Say what decided, by the kind of the tag; the value whose rule did, of a tag of rules."
+    decided = ""
+    if tag.kind in ("flag", "number"):
+        why.say("rule")
+        if tag.kind == "flag": why.clauses(tag.when)
+        else: why.steps.append(Step(tag.metric, depth=1, numbers=why.values(tag.metric)))
+    elif tag.kind == "rules": decided = _rules(why, tag)
+    elif tag.kind == "quantile": _quantile(why, tag)
+    elif tag.kind == "cluster":
+        if tag.among: why.clauses(tag.among, before=f"{say(why.lang, 'among')}: ")
+        why.steps += because(why.made, tag, why.row, member_id, why.lang)
+    else: _rows(why, tag, member_id)
+    for key in ("support", "valid_while"):
+        if text := getattr(tag, key): why.clauses(text, depth=1, before=f"{say(why.lang, key)}: ")
+    _behind(why, tag)
+    return decided
+
+# %% ../../nbs/tags/08d_explain.ipynb #277d283f
 def explain_tag(
     catalogue: Catalogue,
     tables,            # Workspace (with all that is stored in it), or name → Ibis table
@@ -222,19 +241,7 @@ def explain_tag(
     found = made.table.filter(made.table.member_id == member_id).to_pyarrow().to_pylist()
     if not found: raise ParameterError(f"{mask(member_id)} is no member at {made.as_of}: not joined and not seen before it, or closed.")
     row, definition = found[0], made.catalogue.tags[tag]
-    why, decided = _Why(made, row, lang), ""
-    if definition.kind in ("flag", "number"):
-        why.say("rule")
-        if definition.kind == "flag": why.clauses(definition.when)
-        else: why.steps.append(Step(definition.metric, depth=1, numbers=why.values(definition.metric)))
-    elif definition.kind == "rules": decided = _rules(why, definition)
-    elif definition.kind == "quantile": _quantile(why, definition)
-    elif definition.kind == "cluster":
-        if definition.among: why.clauses(definition.among, before=f"{say(lang, 'among')}: ")
-        why.steps += because(made, definition, row, member_id, lang)
-    else: _rows(why, definition, member_id)
-    for key in ("support", "valid_while"):
-        if text := getattr(definition, key): why.clauses(text, depth=1, before=f"{say(lang, key)}: ")
-    _behind(why, definition)
+    why = _Why(made, row, lang)
+    decided = _decided(why, definition, member_id)
     if ws is not None: why.steps += _stored(ws, catalogue, made, tag, row[tag], member_id, lang)
     return Explanation(definition, made.as_of, mask(member_id), row[tag], decided, tuple(why.steps), lang)
