@@ -84,7 +84,7 @@ def _yaml_files(path):
     "A file, or the catalogue files of a folder, as a workspace reads them."
     if not path.is_dir(): return [path]
     if found := sorted(path.glob("*.yaml")): return found
-    raise ParameterError(f"the folder {path} has no .yaml file. Give a catalogue file, or a folder of them, such as catalogue/ of a workspace.")
+    raise ParameterError(f"the folder {path} has no .yaml file. Give a catalogue file, or a folder of them: catalogue/ of a workspace.")
 
 @tag.command("check")
 @click.argument("files", nargs=-1, metavar="[FILE|FOLDER]...")

@@ -222,7 +222,8 @@ def unknown(catalogue, reference):
     other = next((s for s in SECTIONS if s not in reference.sections and reference.name in getattr(catalogue, s)), None)
     if other: return f"{reference.name!r} is a {other[:-1]}; here it must be a {kinds}."
     few = f" There {'are' if len(known) > 1 else 'is'} {', '.join(known)}." if 0 < len(known) < 8 else ""
-    return f"there is no {kinds} {reference.name!r}.{titled(catalogue, reference.name, known) or did_you_mean(reference.name, known) or few}"
+    hint = titled(catalogue, reference.name, known) or did_you_mean(reference.name, known)
+    return f"there is no {kinds} {reference.name!r}.{hint or few}"
 
 def titled(
     catalogue: Catalogue,

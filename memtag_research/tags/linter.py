@@ -471,7 +471,7 @@ def _check_words(at):
     for lang in LANGS:
         seen = {}
         for name, tag in at.c.tags.items():
-            title = tag.title.get(lang, "").strip()
+            title = (tag.title.get(lang) or "").strip()
             if not title: continue
             first = seen.setdefault(title.casefold(), name)
             if first != name:

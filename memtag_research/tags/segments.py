@@ -195,7 +195,9 @@ class Audience(_Members):
     def base_size(self) -> int: "How many members there are at the date."; return len(self._flags)
 
     def shown_size(self, lang="en") -> str: "Size in words, without a handful of members."; return _shown_size(self, lang)
-    def shown_estimate(self, *given, **named) -> str: "The estimate in words, without a handful."; return _shown_estimate(self, *given, **named)
+    def shown_estimate(self, *given, **named) -> str:
+        "The estimate in words, without a handful."
+        return _shown_estimate(self, *given, **named)
 
     def sql(self) -> str:
         "The SQL that gives the members; of a workspace, over its tables by name."
@@ -237,7 +239,8 @@ def _shown_size(audience, lang):
     whole = format_number(base, lang, short=False)
     if _is_few(size, k): return label("fewer_of_members", lang).format(k=k, base=whole)
     if _is_few(base - size, k): return label("all_but_fewer", lang).format(k=k, base=whole)
-    return label("size_of_members", lang).format(n=format_number(size, lang, short=False), base=whole, share=format_percent(size / max(base, 1), lang))
+    share = format_percent(size / max(base, 1), lang)
+    return label("size_of_members", lang).format(n=format_number(size, lang, short=False), base=whole, share=share)
 
 def _shown_estimate(audience, *given, **named):
     "An estimate; a handful in the sample is not counted out."
@@ -390,7 +393,8 @@ def _shown_pair(pair, k):
     "A row of the overlap in words; where a part has a handful of members, no number leads to it."
     hidden = any(_is_few(n, k) for n in (pair.both, pair.size_a - pair.both, pair.size_b - pair.both))
     size = lambda n: f"<{k}" if _is_few(n, k) else f"{n:,}"
-    rest = ["…"] * 5 if hidden else [f"{pair.both:,}", f"{pair.either:,}", *map(format_percent, (pair.jaccard, pair.share_of_a, pair.share_of_b))]
+    shares = [format_percent(v) for v in (pair.jaccard, pair.share_of_a, pair.share_of_b)]
+    rest = ["…"] * 5 if hidden else [f"{pair.both:,}", f"{pair.either:,}", *shares]
     return [pair.a, pair.b, size(pair.size_a), size(pair.size_b), *rest]
 
 def _shared(a, b, one, two):
