@@ -1518,8 +1518,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                  'memtag_research/reports/segment_numbers.py'),
                                                          'memtag_research.reports.segment_numbers.bridge': ( 'reports_pkg/segment_numbers.html#bridge',
                                                                                                              'memtag_research/reports/segment_numbers.py'),
-                                                         'memtag_research.reports.segment_numbers.cards_of': ( 'reports_pkg/segment_numbers.html#cards_of',
-                                                                                                               'memtag_research/reports/segment_numbers.py'),
                                                          'memtag_research.reports.segment_numbers.class_cuts': ( 'reports_pkg/segment_numbers.html#class_cuts',
                                                                                                                  'memtag_research/reports/segment_numbers.py'),
                                                          'memtag_research.reports.segment_numbers.classes': ( 'reports_pkg/segment_numbers.html#classes',

@@ -253,6 +253,7 @@ def resolve_parameters(
             if name in keys and found[name].at == keys[name][1]: kept[keys[name]] = found[name]
     return found
 
+# %% ../../nbs/tags/06_calibrate.ipynb #c6674b59
 def _key(ask, as_of, found):
     "What a frozen value stands on: its date, and the parameters in its expressions; of gaps, any, since sources may name them."
     names = {n for t in (*ask.texts, ask.among) if t for n in parse(t).names} if ask.texts else found
@@ -286,6 +287,7 @@ def check_given(
         else: wants = _no_value(catalogue.parameters[name], value)
         if wants: raise ParameterError(f"{name} must be {wants}, not {str(value)[:60]!r}.")
 
+# %% ../../nbs/tags/06_calibrate.ipynb #b7dec165
 def _is_number(value): return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
 
 def _no_value(parameter, value):

@@ -118,9 +118,11 @@ def _cut_row(build, text, among, keys):
     row = {}
     for key, shares in keys.items():
         row[f"{key}.n"] = values.every.max().fill_null(0)
-        row |= {f"{key}.cut{i}": values.x.min(where=values.upto * s.denominator >= values.every * s.numerator) for i, s in enumerate(shares)}
+        reached = [values.upto * s.denominator >= values.every * s.numerator for s in shares]
+        row |= {f"{key}.cut{i}": values.x.min(where=there) for i, there in enumerate(reached)}
     return values.agg(**row)
 
+# %% ../../nbs/tags/07_compile.ipynb #e1fd9f03
 def _rank(build, text, among):
     "How many are strictly below; those without a value come after all. To explain with."
     x = build.bind(text)
@@ -277,7 +279,8 @@ class _Programme:
         "Every parameter, cut point and centre that a catalogue stands on."
         def metrics(names, date):
             some = closure(catalogue, names)
-            build = _expression(some, self.known(date, resolve_parameters(some, self.tables, date, metrics, given, self.kept, **self.how)), names)
+            found = resolve_parameters(some, self.tables, date, metrics, given, self.kept, **self.how)
+            build = _expression(some, self.known(date, found), names)
             for name in names:
                 if name in build.gaps: raise NotComputable(f"metric {name}: {build.gaps[name]}")
             return build.table.select("member_id", *names)
