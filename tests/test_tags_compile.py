@@ -337,7 +337,7 @@ def test_explanations_give_the_value_and_what_it_stands_on(tables, members, whol
 
 def test_windows_in_explanations_are_days(tables, members):
     text = explain_tag(CATALOGUE, tables, AS_OF, "falling", members.index[0]).text
-    assert "count orders, days 2023-12-11 to 2024-03-09" in text and "count orders, days 2023-09-12 to 2023-12-10" in text
+    assert "number of rows of orders, days 2023-12-11 to 2024-03-09" in text and "of orders, days 2023-09-12 to 2023-12-10" in text
 
 
 def test_a_stranger_has_no_explanation_and_stays_masked(tables):

@@ -143,6 +143,8 @@ class _Members:
     @property
     def name(self) -> str: return self.segment.name
     @property
+    def definition_hash(self) -> str: "Of all that it needs."; return definition_hash(self.catalogue, self.name, self.base.parameters)
+    @property
     def source(self) -> str: "Where the tags come from: a snapshot, or compiled now."; return self.base.source
     @property
     def warnings(self) -> tuple:
@@ -172,11 +174,6 @@ class _Members:
 # %% ../../nbs/tags/10_segments.ipynb #314f5618
 class Audience(_Members):
     "The members of a segment at a date."
-    @property
-    def definition_hash(self) -> str:
-        "sha256 over the segment and everything that it needs."
-        return definition_hash(self.catalogue, self.name, self.base.parameters)
-
     def members(self) -> pd.DataFrame:
         "member_id of everybody who belongs, sorted: personal data."
         frame = pd.DataFrame({"member_id": self._ids})
@@ -195,9 +192,7 @@ class Audience(_Members):
     def base_size(self) -> int: "How many members there are at the date."; return len(self._flags)
 
     def shown_size(self, lang="en") -> str: "Size in words, without a handful of members."; return _shown_size(self, lang)
-    def shown_estimate(self, *given, **named) -> str:
-        "The estimate in words, without a handful."
-        return _shown_estimate(self, *given, **named)
+    def shown_estimate(self, *given, **named) -> str: "The estimate likewise."; return _shown_estimate(self, *given, **named)
 
     def sql(self) -> str:
         "The SQL that gives the members; of a workspace, over its tables by name."
@@ -206,8 +201,7 @@ class Audience(_Members):
     def __or__(self, other): return _together(self, other, f"{self.name} or {other.name}")
     def __and__(self, other): return _together(self, other, f"{self.name} and {other.name}")
     def __sub__(self, other): return _together(self, other, f"{self.name} and not {other.name}")
-    def __repr__(self):
-        return f"Audience {self.name} at {self.as_of}: {self.shown_size()} ({self.source})"
+    def __repr__(self): return f"Audience {self.name} at {self.as_of}: {self.shown_size()} ({self.source})"
     def _repr_html_(self): return _audience_html(self)
     def estimate(self, *given, **named): "Size from a sample: `estimate_size`."; return estimate_size(self, *given, **named)
     def explain(self, *given, **named): "Why a member belongs or not: `explain_member`."; return explain_member(self, *given, **named)
