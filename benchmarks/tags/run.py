@@ -47,6 +47,7 @@ def measure(args, folder):
     subprocess.run([sys.executable, HERE.parent / "rfm" / "generate.py", str(args.rows), folder / "lines.parquet"], check=True)
     if not (folder / "members.parquet").exists(): print("make_grain", _run("make_grain", args, folder), flush=True)
     roads = [r for r in ROADS if r in args.roads.split(",") or r == REFERENCE]
+    for road in ROADS: (folder / f"{road}.parquet").unlink(missing_ok=True)   # of a run with other tags
     return harness.take_turns(roads, REFERENCE, args.rounds, lambda road, save: _run(road, args, folder, save),
                               lambda road: _check(road, args, folder))
 
