@@ -104,14 +104,14 @@ def engine_of(memory):
     return con
 
 
-def keep(store, size, args, results, packages):
+def keep(store, size, args, results, packages, **more):
     "Add a size to results.json; every size there, in order."
     everything = json.loads(store.read_text()) if store.exists() else {}
     everything[size] = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "cores": os.cpu_count(), "python": platform.python_version(),
         "rounds": args.rounds, "versions": {p: version(p) for p in packages}, "load": os.getloadavg()[2],
         "engine_memory": args.engine_memory + (f" (SQL {args.reference_memory})" if args.reference_memory else ""),
-        "results": results}
+        "results": results, **more}
     store.write_text(json.dumps(everything, indent=1) + "\n")
     return json.loads(store.read_text())
 

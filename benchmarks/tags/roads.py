@@ -79,8 +79,9 @@ def _tags(w):
 def tag_names(windows): return [f"{n}_{w}" for w in windows for n in (*FLAGS, *CLASSES, *NUMBERS, *(f"q{q}" for q in QUINTILES))]
 
 
-def hand_sql(windows):
-    "The same in SQL, as one writes it who knows DuckDB: a pass a source, FILTER a window, windows for quintiles."
+def hand_sql(windows, cuts=False):
+    """The same in SQL, as one writes it who knows DuckDB: a pass a source, FILTER a window, and quintiles either by rank() OVER, as
+    one writes them first, or by cut points, as one writes them who has seen what the ranks cost."""
     since = f"local_date < DATE '{AS_OF}' AND local_date >= DATE '{AS_OF - timedelta(max(windows))}'"
     zero = ", ".join(f"coalesce({n}_{w}d, 0) AS {n}_{w}d" if agg in ("sum", "count") else f"{n}_{w}d"
                      for w in windows for n, (_, agg, *_) in METRICS.items())
@@ -90,7 +91,14 @@ WITH l AS (SELECT member_id, {_hand_metrics("lines", windows)} FROM read_parquet
 d AS (SELECT member_id, {_hand_metrics("days", windows)} FROM read_parquet('$FOLDER/member_days.parquet')
     WHERE {since} AND (cancelled_date IS NULL OR cancelled_date >= DATE '{AS_OF}') GROUP BY member_id),
 m AS (SELECT member_id, {zero} FROM read_parquet('$FOLDER/members.parquet') LEFT JOIN l USING (member_id) LEFT JOIN d USING (member_id))
-SELECT member_id, {", ".join(tag for w in windows for tag in _hand_tags(w))} FROM m"""
+{_hand_tables(windows, cuts)}"""
+
+
+def _hand_tables(windows, cuts):
+    tags = ", ".join(tag for w in windows for tag in _hand_tags(w, cuts))
+    if not cuts: return f"SELECT member_id, {tags} FROM m"
+    points = ", ".join(f"quantile_disc({n}_{w}d, [.2, .4, .6, .8]) AS {n}_{w}c" for w in windows for n in QUINTILES)
+    return f", c AS (SELECT {points} FROM m)\nSELECT member_id, {tags} FROM m, c"
 
 
 def _hand_metrics(source, windows):
@@ -101,7 +109,7 @@ def _hand_metrics(source, windows):
     return ", ".join(metric(n, w, *rest) for w in windows for n, (s, *rest) in METRICS.items() if s == source)
 
 
-def _hand_tags(w):
+def _hand_tags(w, cuts):
     def sql(rule): return names(rule, w).replace("==", "=")
 
     yield from (f"coalesce({sql(rule)}, false) AS {n}_{w}" for n, rule in FLAGS.items())
@@ -109,7 +117,10 @@ def _hand_tags(w):
         cases = " ".join(f"WHEN {sql(rule)} THEN '{v}'" for v, rule in rules if rule != "else")
         yield f"CASE {cases} ELSE '{rules[-1][0]}' END AS {n}_{w}"
     yield from ("{} / nullif({}, 0) AS {}_{}".format(*sql(e).split(" / "), n, w) for n, e in NUMBERS.items())
-    yield from (f"'q' || 1 + (5 * (rank() OVER (ORDER BY {n}_{w}d) - 1)) // count(*) OVER () AS q{n}_{w}" for n in QUINTILES)
+    if cuts:
+        above = " + ".join(f"({{0}}_{w}d > {{0}}_{w}c[{k}])::INT" for k in (1, 2, 3, 4))
+        yield from (f"'q' || 1 + {above.format(n)} AS q{n}_{w}" for n in QUINTILES)
+    else: yield from (f"'q' || 1 + (5 * (rank() OVER (ORDER BY {n}_{w}d) - 1)) // count(*) OVER () AS q{n}_{w}" for n in QUINTILES)
 
 
 def _ours(tags, folder, memory, more=False):
@@ -154,10 +165,15 @@ def ours_12_months(tags, folder, memory):
     return work, lambda result, out: result.to_parquet(out)
 
 
-def duckdb_sql(tags, folder, memory):
+def duckdb_sql(tags, folder, memory, cuts=False):
     con = duckdb_of(memory)
-    return (lambda: con.execute(hand_sql(WINDOWS[tags]).replace("$FOLDER", folder)) and None,
+    return (lambda: con.execute(hand_sql(WINDOWS[tags], cuts).replace("$FOLDER", folder)) and None,
             lambda _, out: con.execute(f"COPY result TO '{out}' (FORMAT parquet)"))
+
+
+def duckdb_sql_cuts(tags, folder, memory):
+    "The same with quintiles by cut points: a base made once, its quantiles in one row."
+    return duckdb_sql(tags, folder, memory, cuts=True)
 
 
 def _metrics_by(source, w): return {f"{n}_{w}d": (agg, of, where) for n, (s, agg, of, where) in METRICS.items() if s == source}
@@ -234,7 +250,7 @@ def bare_scan(tags, folder, memory):
     return work, None
 
 
-ROADS = {f.__name__: f for f in (ours, ours_one_more, ours_12_months, duckdb_sql, polars, pandas, bare_scan)}
+ROADS = {f.__name__: f for f in (ours, ours_one_more, ours_12_months, duckdb_sql, duckdb_sql_cuts, polars, pandas, bare_scan)}
 
 
 def make_grain(tags, folder, memory):
