@@ -4,11 +4,13 @@ from datetime import date
 
 import pandas as pd
 import pytest
+import tag_world
 
 from memtag_research.core import NotComputable, ParameterError
 from memtag_research.data.engine import as_table, connect
 from memtag_research.data.simulate import make_programme
 from memtag_research.tags.catalogues import read_catalogue
+from memtag_research.tags.compile import compile_tags
 from memtag_research.tags.explain import explain_tag
 from memtag_research.tags.given import assign
 from memtag_research.tags.runs import take_snapshot
@@ -107,6 +109,29 @@ def test_every_kind_says_what_decided(tables, tag):
     for text in (made.text, zh.text, made._repr_html_()):
         assert not any(personal in text for personal in ("ada_____1", "bob", "Wu", "wishes", "desk"))
     assert all(f"{line.split(' → ')[0]}" in made._repr_html_() for _, line in english if "'" not in line)
+
+
+WORLD = read_catalogue("""
+tags:
+  price_level: {class: value, kind: assigned, title: {en: Level, zh: 级别}, channels: [self, guide, import, campaign, manual], precedence: [self, guide, import, campaign, manual], values: [low, middle, high], valid_for: 200d}
+  lapse: {class: risk, kind: score, title: {en: Risk, zh: 风险}, model: vendor_churn, values: {high: 0.8, middle: 0.5, low: 0}}
+""")
+
+
+@pytest.mark.parametrize("tag", WORLD.tags)
+def test_what_is_said_to_decide_is_the_value_that_the_engine_finds(tag):
+    "The explanation works out expiry, precedence and cuts anew: it ends where the compiled tag does."
+    world = tag_world.in_engine(tag_world.tables(people=120))
+    values = compile_tags(WORLD, world, tag_world.AS_OF, tags=[tag]).to_frame().set_index("member_id")[tag]
+    values = values.sort_index()
+    some, none = values[values.notna()].index[:15], values[values.isna()].index[:15]
+    assert min(len(some), len(none)) > 5
+    for member in [*some, *none]:
+        made = explain_tag(WORLD, world, tag_world.AS_OF, tag, member)
+        holds = [s.text for s in made.steps if s.truth is True]
+        said = [t for t in holds if t.endswith("decides") or ": from " in t]
+        assert made.value == (None if pd.isna(values[member]) else values[member])
+        assert len(said) == (made.value is not None) and all(t.startswith(made.value) for t in said), made.text
 
 
 def test_a_score_that_has_ended_and_members_without_rows(tables):

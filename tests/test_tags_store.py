@@ -612,6 +612,8 @@ def test_one_text_is_one_name(ws):
     assert set(Store(ws).history("orders").tag.execute()) == {"orders"}
     assert list(refresh(ws, CATALOGUE, "2023-09-02", "fixed").tags) == ["fixed"]
     with pytest.raises(ParameterError, match=r"a list of names, not 12 \(int\)"): take_snapshot(ws, CATALOGUE, DAY, [12])
+    for run in (take_snapshot, refresh, backfill):
+        with pytest.raises(ParameterError, match="tags is an empty list: name at least one"): run(ws, CATALOGUE, [DAY] if run is backfill else DAY, [])
 
 
 # --- what people type

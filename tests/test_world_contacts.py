@@ -93,7 +93,7 @@ def cards_of(table, block=0):
     return column.numbers - block * 10_000
 
 
-def within(observed, law, *parameters):
+def assert_within(observed, law, *parameters):
     low, high = law.ppf([DOUBT / 2, 1 - DOUBT / 2], *parameters)
     assert low <= observed <= high, f"{observed} is not in [{low:.0f}, {high:.0f}]"
 
@@ -203,9 +203,9 @@ def test_conversion_is_the_planted_one_in_and_outside_the_incident(v, c, factor)
     assert destroyed > 20
     for (_, period), (visits, carts, orders) in told(made).items():
         wanted = orders + (destroyed if period == "incident" else 0)
-        within(carts - wanted, nbinom, wanted, c)  # independent carts until so many orders
-        within(visits - carts, nbinom, carts, v)
-        if period == "incident": within(orders, binom, wanted, factor)
+        assert_within(carts - wanted, nbinom, wanted, c)  # independent carts until so many orders
+        assert_within(visits - carts, nbinom, carts, v)
+        if period == "incident": assert_within(orders, binom, wanted, factor)
 
 
 def test_the_incident_shows_and_without_it_there_is_nothing_to_see():
@@ -213,7 +213,7 @@ def test_the_incident_shows_and_without_it_there_is_nothing_to_see():
     _, carts, orders = funnel_of(broken)["app", "incident"]
     assert binom.cdf(orders, carts, broken.world.contacts.cart_to_order) < 1e-6
     _, carts, orders = told(calm)["app", "incident"]
-    within(carts - orders, nbinom, orders, calm.world.contacts.cart_to_order)
+    assert_within(carts - orders, nbinom, orders, calm.world.contacts.cart_to_order)
 
 
 def test_visits_stay_on_the_side_of_the_incident_on_which_their_order_is():
@@ -245,7 +245,7 @@ def test_people_look_at_what_they_like_and_at_what_is_on_sale(made):
     tastes, interest = made.world.tastes, made.who["interest"][person]
     expected = tastes.top_interest + (1 - tastes.top_interest - tastes.second_interest) * np.array(tastes.categories)[interest]
     # a visit's cart and view share a product, views of one visit do not: every view is a draw of its own
-    within((products["category"].codes[row] == interest).sum(), binom, len(view), expected.mean())
+    assert_within((products["category"].codes[row] == interest).sum(), binom, len(view), expected.mean())
     assert (products["first_sold_at"][row] <= events["ts"][view]).all()
 
 
@@ -283,8 +283,8 @@ def test_messages_go_only_where_a_consent_holds(made):
 
 def test_consent_is_as_planted_and_what_is_taken_back_was_given(made):
     world, truth = made.world.contacts, made.truth["contacts"]
-    within(truth["agreed"].sum(), binom, len(truth["agreed"]), world.consent_share)
-    within((truth["taken_back_at"] != NONE).sum(), binom, truth["agreed"].sum(), world.withdraw_share)
+    assert_within(truth["agreed"].sum(), binom, len(truth["agreed"]), world.consent_share)
+    assert_within((truth["taken_back_at"] != NONE).sum(), binom, truth["agreed"].sum(), world.withdraw_share)
     said = consents_of(made)
     agreed = {card for (card, _), statements in said.items() if statements[0][1]}
     assert agreed == set(np.flatnonzero(truth["agreed"]).tolist())
@@ -296,13 +296,13 @@ def test_consent_is_as_planted_and_what_is_taken_back_was_given(made):
 def test_messages_and_interactions_come_at_the_planted_rates(made):
     truth, rates, month = made.truth["contacts"], made.world.contacts, DAY * 365.25 / 12
     sent, opened, clicked = (len(made.events(f"message_{k}")["ts"]) for k in ("sent", "open", "click"))
-    within(sent, poisson, (truth["agreed_until"] - truth["granted_at"])[truth["agreed"]].sum() / month * rates.messages_month)
-    within(opened, binom, sent, rates.open_rate)
-    within(clicked, binom, opened, rates.click_rate)
+    assert_within(sent, poisson, (truth["agreed_until"] - truth["granted_at"])[truth["agreed"]].sum() / month * rates.messages_month)
+    assert_within(opened, binom, sent, rates.open_rate)
+    assert_within(clicked, binom, opened, rates.click_rate)
     did = made.events("check_in", "like", "share", "comment", "follow", "task_complete", "attend", "live_watch", "ad_click", "survey", "store_visit")
     assert truth["interacting"][did["card"]].all()
     there = np.maximum(truth["active_until"] - truth["begin"], 0)[truth["interacting"]].sum()
-    within(len(did["ts"]), poisson, there / month * rates.interactions_month)
+    assert_within(len(did["ts"]), poisson, there / month * rates.interactions_month)
 
 
 def test_a_guide_is_deleted_only_after_he_was_added(made):
@@ -335,7 +335,7 @@ def test_a_coupon_is_claimed_before_it_is_used_and_redemptions_are_orders(made):
     assert np.mean(made.orders["ts"][used] - firsts > 3600) > 0.8
     idle = ~np.isin(made.exposures["person"], made.orders["card"][made.orders["coupon"] == 1]) & (made.exposures["arm"] > 0)
     uses = len(np.unique(made.orders["coupon"][used] * 10_000 + made.orders["card"][used]))
-    within(len(claims["ts"]) - uses, binom, idle.sum(), 0.5)
+    assert_within(len(claims["ts"]) - uses, binom, idle.sum(), 0.5)
 
 
 def test_opinions_follow_orders_at_the_planted_rate_and_say_what_happened():
@@ -363,7 +363,7 @@ def test_who_returned_something_is_mostly_displeased():
         said = m.make()[0]["feedback"]
         nps = said["score"][plain(said["kind"]) == "nps"]
         detractors = share * 0.35 / (share * 0.35 + (1 - share) * 0.4)
-        within((nps <= 6).sum(), binom, len(nps), detractors)
+        assert_within((nps <= 6).sum(), binom, len(nps), detractors)
 
 
 def test_ids_cannot_exist_and_tell_what_the_truth_says(made):
@@ -405,8 +405,8 @@ def test_members_are_all_cards_and_marketplace_cards_tell_little(made):
     assert np.array_equal(table["joined_at"], made.cards["joined"]) and np.array_equal(table["closed_at"], made.cards["closed"])
     shy, market = plain(table["city"]) == "", plain(table["join_channel"]) == "marketplace"
     for own in (np.arange(len(shy)) < n, np.arange(len(shy)) >= n):
-        within(shy[own & market].sum(), binom, (own & market).sum(), .6)
-    within(shy[~market].sum(), binom, (~market).sum(), .02)
+        assert_within(shy[own & market].sum(), binom, (own & market).sum(), .6)
+    assert_within(shy[~market].sum(), binom, (~market).sum(), .02)
     assert market[n:].all()
     person = made.cards["person"]
     assert np.array_equal(table["birth_date"], np.where(shy, NONE, made.who["birth"][person])) and (plain(table["household_id"])[n:] == NONE).all()
@@ -432,8 +432,8 @@ def test_tags_are_right_as_often_as_their_source_is_and_the_truth_says_where():
     table, truth = made.tables["assigned_tags"], made.truth["assigned_tags"]
     channel, tag, card = plain(table["channel"]), plain(table["tag"]), cards_of(table)
     for name, share, right in (("self", 0.15, 0.95), ("guide", 0.12, 0.75), ("campaign", 0.1, 0.65), ("import", 0.2, 0.7), ("manual", 0.05, 0.85)):
-        within((channel == name).sum(), binom, 4096, share)
-        within(truth["right"][channel == name].sum(), binom, (channel == name).sum(), right)
+        assert_within((channel == name).sum(), binom, 4096, share)
+        assert_within(truth["right"][channel == name].sum(), binom, (channel == name).sum(), right)
     assert np.array_equal(truth["right"], plain(table["value"]) == plain(truth["true_value"]))
     liked = np.array([f"category {k + 1}" for k in made.who["interest"]])[card]
     lover = np.where(made.who["lover"], "yes", "no")[card]
@@ -493,8 +493,8 @@ def test_contacts_of_people_who_really_buy_stay_within_the_world_and_the_funnel(
     logged = truth["contacts"]["app"][bought.orders["person"]] & (bought.orders["ts"] >= truth["contacts"]["begin"][bought.orders["person"]])
     assert funnel["orders"].sum() == (np.isin(bought.orders["channel"], (1, 2)) & logged).sum()
     for i in (0, 1):
-        within(funnel["carts"][i] - funnel["orders"][i], nbinom, funnel["orders"][i], world.contacts.cart_to_order)
-        within(funnel["sessions"][i] - funnel["carts"][i], nbinom, funnel["carts"][i], world.contacts.view_to_cart)
+        assert_within(funnel["carts"][i] - funnel["orders"][i], nbinom, funnel["orders"][i], world.contacts.cart_to_order)
+        assert_within(funnel["sessions"][i] - funnel["carts"][i], nbinom, funnel["carts"][i], world.contacts.view_to_cart)
 
 
 def test_blocks_differ_and_their_ids_do_not_meet():

@@ -52,9 +52,8 @@ def tag_show(name, root, lang):
     "Print a tag's definition, where it comes from, its parameters and its YAML."
     from memtag_research.tags.catalogues import write_catalogue
     from memtag_research.tags.definition import Catalogue
-    from memtag_research.tags.describe import lineage
+    from memtag_research.tags.describe import lineage, title_of
     from memtag_research.tags.graph import closure
-    from memtag_research.tags.describe import title_of
     ws, catalogue = open_catalogue(root)
     t, lang = pick(catalogue, "tags", name), lang or ws.config.lang
     click.echo(f"{click.style(name, bold=True)}  {title_of(t, lang)}")
@@ -146,7 +145,8 @@ def _snapshot(made, catalogue, ws, lang):
     "What a snapshot holds, for a terminal."
     from memtag_research.language import label, text_table
     from memtag_research.tags.describe import title_of
-    rows = [[name, title_of(catalogue.tags[name], lang), _counts(made, catalogue.tags[name], lang)] for name in made.tags]
+    from memtag_research.tags.snapshots import counts_text
+    rows = [[name, title_of(catalogue.tags[name], lang), counts_text(made, catalogue.tags[name], lang)] for name in made.tags]
     rows += [[name, title_of(catalogue.tags[name], lang), f"{label('not_computable', lang)}: {why}"]
              for name, why in made.manifest["not_computable"].items() if name in catalogue.tags]
     click.echo(text_table(rows, dim=[1]))
@@ -161,17 +161,6 @@ def _made(made, lang):
     from memtag_research.language import label
     how = label("cli_there_already", lang) if made.unchanged else label("cli_seconds", lang).format(s=f"{made.manifest['seconds']:.1f}")
     return label("cli_snapshot", lang).format(tags=len(made.tags), members=f"{made.rows:,}", as_of=made.as_of, how=how)
-
-def _counts(made, tag, lang, most=8):
-    "A tag's members by value, most first; unknown stands at the end, so that they add up to all members where values are exclusive."
-    from memtag_research.language import format_percent, label
-    from memtag_research.tags.describe import value_title
-    about = made.tags[tag.name]
-    title = lambda v: value_title(tag, v, lang) if about["type"] not in ("number", "date") else label("value_known", lang)
-    said = lambda v, n: f"{v} {n:,} ({format_percent(n / max(made.rows, 1), lang)})"
-    shown = [said(title(v), n) for v, n in list(about["values"].items())[:most]]
-    if len(about["values"]) > most: shown.append(label("more_counts", lang).format(n=len(about["values"]) - most))
-    return ", ".join([*shown, said(label("unknown", lang), about["unknown"])])
 
 # %% ../../nbs/commands/04_tags.ipynb #4f842819
 @tag.command("drop")
@@ -201,6 +190,7 @@ def tag_history(member, root, tags, lang):
     from memtag_research.core import mask
     from memtag_research.data.privacy import KeyMap
     from memtag_research.language import text_table
+    from memtag_research.tags.snapshots import counts_text
     from memtag_research.tags.store import Store
     ws, catalogue = open_catalogue(root)
     lang, store = lang or ws.config.lang, Store(ws)
@@ -208,7 +198,7 @@ def tag_history(member, root, tags, lang):
     for name in tags: pick(catalogue, "tags", name)
     if not member:
         snapshots = [store.snapshot(day) for day in store.dates()]
-        rows = [[str(made.as_of), name, _counts(made, catalogue.tags[name], lang)]
+        rows = [[str(made.as_of), name, counts_text(made, catalogue.tags[name], lang)]
                 for made in snapshots for name in tags if name in made.tags]
         return click.echo(text_table(rows))
     rows, keys = store.history(list(tags) or None), KeyMap(ws.root).read().to_pandas()

@@ -26,7 +26,7 @@ from ..data.engine import to_frame, total
 from .calibrate import check_given, cluster_expression, resolve_parameters
 from .graph import closure, levels, needs, section_of
 from .cubes import add_up
-from .definition import Catalogue, Segment, as_names, check_arguments
+from .definition import DUE_DAYS, Catalogue, Segment, as_names, check_arguments
 from .expression import parse, quantile_call, to_ibis
 from .kinds import undeclared, unscored, value_table
 from .rows import Known, metric_columns, stored
@@ -303,8 +303,6 @@ def _spans(known, names):
     return {n: s for n in names if (s := found.get(n) or _SPANS.get((print_, n)))}
 
 # %% ../../nbs/tags/07_compile.ipynb #acaeccb6
-_DUE = {"static": 0, "daily": 1, "weekly": 7, "monthly": 31, "quarterly": 92}
-
 def _said(known, catalogue, asked):
     "Warnings; a date before everything is refused."
     logs = {s.table for s in catalogue.sources.values() if s.table not in ("members", "tier_history", "scores", "consents")}
@@ -316,7 +314,7 @@ def _said(known, catalogue, asked):
     if known.as_of <= first: raise NotComputable(f"as_of {known.as_of} is before all that is known: {', '.join(spans)} run from {first} "
                                                  f"to {last}, and as_of is the exclusive end. Take {first + timedelta(days=1)} or later.")
     out, gap = [], (known.as_of - timedelta(days=1) - last).days
-    due = max((_DUE[catalogue.tags[n].refresh] for n in asked["tags"]), default=1)
+    due = max((DUE_DAYS[catalogue.tags[n].refresh] for n in asked["tags"]), default=1)
     if gap > max(due, 1): out.append(f"as_of {known.as_of} is {gap} days after the last row ({last}): who bought till the end looks quiet.")
     return out + _short(known, catalogue, spans) + entries
 

@@ -25,7 +25,7 @@ from ..data.contracts import contract
 from ..data.engine import as_table
 from ..data.privacy import KeyMap, writing_tags
 from ..data.workspace import Workspace, write_file
-from .definition import check_arguments
+from .definition import check_arguments, check_member_ids
 
 # %% ../../nbs/tags/08_given.ipynb #f1fe7c82
 _TYPES = {"member_key": pa.int64(), "score": pa.float64(), "as_of": pa.date32(), "valid_until": pa.date32(), "put_at": pa.timestamp("us")}
@@ -174,14 +174,10 @@ def _columns_of(rows, allowed, named):
     if "member_id" not in rows: raise ParameterError(f"every assignment needs a member_id. The columns are: {', '.join(rows.columns)}.")
     if (without := rows.member_id.isna()).any():
         raise ParameterError(f"every assignment needs a member_id ({int(without.sum())} without{_at(named(rows.index[without]))}).")
-    _check_ids(rows.member_id)
+    check_member_ids(rows.member_id)
     return rows.reindex(columns=allowed).astype(object).where(lambda f: f.notna(), None)
 
-def _check_ids(ids):
-    "Ids that lost their text may have lost leading zeros too."
-    if not (wrong := [i for i in ids if not isinstance(i, str)]): return
-    raise ParameterError(f"member_id must be text, such as 'M00012', not {mask(wrong[0])} ({type(wrong[0]).__name__}). "
-                         "Read ids with dtype=str.")
+
 
 # %% ../../nbs/tags/08_given.ipynb #3e330d6e
 def _moments(rows, config, named):
@@ -299,7 +295,7 @@ def put_scores(
     as_of = check_as_of(as_of)
     if {"member_id", "score"} - set(frame.columns): raise ParameterError(f"scores need member_id and score: {', '.join(frame.columns)}.")
     if frame.score.isna().any() or frame.member_id.isna().any(): raise ParameterError("scores and member ids must not be empty.")
-    _check_ids(frame.member_id)
+    check_member_ids(frame.member_id)
     if frame.member_id.duplicated().any(): raise ParameterError("a member has two scores: keep one.")
     if wrong := list(_check_members(ws, frame.member_id)): raise ParameterError("no score was kept: " + wrong[0])
     with writing_tags(ws.root):

@@ -27,7 +27,7 @@ from ..data.workspace import Workspace, write_file
 from .calibrate import Calibrated, freeze_date
 from .catalogues import read_catalogue, write_catalogue
 from .compile import compile_many, compile_tags
-from .definition import Catalogue, FlagTag, as_names, check_arguments
+from .definition import DUE_DAYS, Catalogue, FlagTag, as_names, check_arguments
 from .given import all_tables
 from .graph import closure, definition_hash
 from .rows import Known
@@ -61,13 +61,11 @@ def _freeze(root, catalogue, as_of, parameters):
         write_file(path, json.dumps(vars(value), ensure_ascii=False, default=plain).encode())
 
 # %% ../../nbs/tags/08b_runs.ipynb #4137fd4a
-_DUE = {"static": 0, "daily": 1, "weekly": 7, "monthly": 31, "quarterly": 92}
-
 def _check_dates(ws, catalogue, names, days, any_date):
     "Refuse dates that lie outside the log of a workspace."
     log = ws.manifest["log"] if ws.has("order_lines") else {"start": None}
     if any_date or not log["start"]: return
-    slack = max(31, *(_DUE[catalogue.tags[n].refresh] for n in names))
+    slack = max([31, *(DUE_DAYS[catalogue.tags[n].refresh] for n in names)])
     first, last = date.fromisoformat(log["start"]) + timedelta(1), date.fromisoformat(log["end"]) + timedelta(1)
     if not (wrong := [day for day in days if not first <= day <= last + timedelta(slack)]): return
     dates = f"{', '.join(map(str, wrong[:3]))}{f' … ({len(wrong)} dates)' if len(wrong) > 3 else ''}"
@@ -79,7 +77,8 @@ def _check_dates(ws, catalogue, names, days, any_date):
 def _chosen(catalogue, tags):
     "Names of the tags asked for; all that are not deprecated when None."
     if tags is None: return [name for name, t in catalogue.tags.items() if t.status != "deprecated"]
-    for name in (names := as_names(tags)):
+    if not (names := as_names(tags)): raise ParameterError("tags is an empty list: name at least one, or leave it out for all.")
+    for name in names:
         if name not in catalogue.tags: raise ParameterError(f"there is no tag {name!r}.{did_you_mean(name, catalogue.tags)}")
     return names
 

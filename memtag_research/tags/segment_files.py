@@ -19,7 +19,7 @@ from ..core import DefinitionError, MemtagError, ParameterError
 from ..data.privacy import KeyMap
 from ..data.workspace import Workspace, write_file, writing
 from .catalogues import read_catalogue, write_catalogue
-from .definition import Catalogue, Segment
+from .definition import Catalogue, Segment, check_member_ids
 from .rules import register_segment
 
 # %% ../../nbs/tags/10a_segment_files.ipynb #3bf4c9c3
@@ -32,7 +32,7 @@ def with_members(
     "Add members to the lists of a segment."
     keys = KeyMap(ws.root)
     lists = {"include": list(include), "exclude": list(exclude)}
-    if any(not isinstance(i, str) for ids in lists.values() for i in ids): raise ParameterError("member ids are texts.")
+    for ids in lists.values(): check_member_ids(ids)
     added = {n: [int(k) for k in keys.keys_for(ids)] if ids else [] for n, ids in lists.items()}
     return replace(segment, **{n: sorted({*getattr(segment, n), *new}) for n, new in added.items()})
 

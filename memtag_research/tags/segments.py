@@ -32,7 +32,7 @@ from ..data.privacy import KeyMap
 from ..data.workspace import Workspace
 from ..language import format_number, format_percent, label
 from .compile import compile_tags, membership
-from .definition import Catalogue, Segment, as_names, check_arguments
+from .definition import Catalogue, Segment, as_names, check_arguments, check_member_ids
 from .describe import table_html, title_of
 from .draws import Estimate, check_share, count_interval, drawn, is_drawn
 from .explain import explain_tag
@@ -422,8 +422,7 @@ def eligible(
 ) -> pd.DataFrame:      # member_id, belongs, reason: in the order given: personal data
     "Which of these members belong to a segment, and what decided."
     ids = list(member_ids) if not isinstance(member_ids, str) else [member_ids]
-    if wrong := [type(i).__name__ for i in ids if not isinstance(i, str)]:
-        raise ParameterError(f"member ids are texts; {len(wrong):,} of {len(ids):,} are not, the first a {wrong[0]}.")
+    check_member_ids(ids)
     rows = _flag_rows(audience, ids)
     reasons = [decided_by(audience.segment, rows[i]) if i in rows else "not_a_member" for i in ids]
     frame = pd.DataFrame({"member_id": ids, "belongs": [i in rows and rows[i]["belongs"] for i in ids], "reason": reasons})
