@@ -21,6 +21,7 @@
 - `memtag_research.measures.periods`: A month, quarter, ISO week, year or range of days, and the periods it is compared with
 - `memtag_research.measures.rfm`: How recently, how often and for how much each member bought; scores, classes, segments, migration
 - `memtag_research.measures.sales`: Why member sales changed, split over four factors to the cent, and where they were made
+- `memtag_research.models.btyd`: What the models of repeat buying need to know of a member: how often, until when, since when
 - `memtag_research.reports.page`: Key figures, tables, pictures, definitions and checks that every report lays out alike.
 - `memtag_research.reports.parameters`: A report's parameters are read from its notebook and checked before anything starts.
 - `memtag_research.reports.publish`: Whoever opens a report sees the old one or the new one, whole, whatever happens to the run.

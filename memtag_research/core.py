@@ -8,7 +8,7 @@ returns: 2 for the user's mistakes, 1 for failures."""
 
 # %% auto #0
 __all__ = ['MemtagError', 'DefinitionError', 'NotComputable', 'ParameterError', 'ConvergenceError', 'EvidenceError', 'Failure',
-           'ContractError', 'mask', 'did_you_mean', 'check_as_of']
+           'ContractError', 'mask', 'did_you_mean', 'check_columns', 'check_as_of']
 
 # %% ../nbs/00_core.ipynb #b5ece1ff
 from dataclasses import dataclass
@@ -79,6 +79,17 @@ def did_you_mean(
     by_lower = {str(o).lower(): str(o) for o in options}
     close = get_close_matches(str(name).lower(), by_lower, n=1, cutoff=.6)
     return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+
+# %% ../nbs/00_core.ipynb #457c0fc3
+def check_columns(
+    columns,  # that a table has
+    needed,   # that it must have
+    name,     # of the table, for the error
+):
+    "Refuse a table of another shape, naming what is missing."
+    missing = [c for c in needed if c not in columns]
+    if missing: raise ParameterError(f"{name} lacks {', '.join(missing)}; it has {', '.join(map(str, columns))}."
+                                     + did_you_mean(missing[0], columns))
 
 # %% ../nbs/00_core.ipynb #e51973a9
 def check_as_of(

@@ -24,8 +24,9 @@ import numpy as np
 import pandas as pd
 from ibis import _
 
-from ..core import NotComputable, ParameterError, check_as_of, did_you_mean
+from ..core import NotComputable, ParameterError, check_as_of, check_columns, did_you_mean
 from ..data.engine import as_table, cut_points, days_between, known, to_frame, total
+from ..data.grains import read_member_days
 
 # %% ../../nbs/measures/03_rfm.ipynb #8c043c70
 def rfm_summary(
@@ -34,9 +35,8 @@ def rfm_summary(
     window_days: int | None = None,  # count orders, days and money of the last so many days only
 ) -> ibis.Table:  # member_id, orders, purchase_days, recency_days, spend_cents (cents), first_at, last_at (UTC), tenure_days
     "One row a member with a valid order: how recently, how often, for how much."
-    as_of, days = check_as_of(as_of), as_table(member_days)
-    _check_columns(days.columns, _GRAIN, "member_days")
-    _check_log_start(days, as_of)
+    as_of = check_as_of(as_of)
+    days = read_member_days(member_days, as_of, _GRAIN)
     rows, last_day = known(days, as_of), as_of - timedelta(days=1)
     summary = _standing(rows, _recent(rows, as_of, window_days)).group_by("member_id").agg(
         orders=total(_.orders), purchase_days=total(_.purchase_days), spend_cents=total(_.net_cents), first_at=_.first_ts.min(),
@@ -64,23 +64,6 @@ def _recent(rows, as_of, window_days):
     if not isinstance(window_days, int) or isinstance(window_days, bool) or window_days < 1:
         raise ParameterError(f"window_days must be a whole number of days from 1 on, not {window_days!r}.")
     return rows.local_date >= ibis.literal(as_of - timedelta(days=window_days))
-
-def _check_log_start(days, as_of):
-    "Refuse a cut-off before which nothing is known, from the stored tables under `days`: nothing heavy is executed."
-    stored = [t.to_expr() for t in days.op().find(ops.PhysicalTable) if "local_date" in t.schema]
-    ranges = [t.agg(first=t.local_date.min(), last=t.local_date.max()).execute().iloc[0] for t in stored]
-    firsts = [pd.Timestamp(r["first"]).date() for r in ranges if not pd.isna(r["first"])]
-    if not firsts: raise NotComputable("RFM needs purchases: member_days has no rows.")
-    last = max(pd.Timestamp(r["last"]).date() for r in ranges if not pd.isna(r["last"]))
-    if as_of <= min(firsts):
-        raise ParameterError(f"as_of {as_of} is before the first order: the log runs from {min(firsts)} to {last}, and "
-                             f"as_of is the exclusive end of what is known. Take {min(firsts) + timedelta(days=1)} or later.")
-
-def _check_columns(columns, needed, name):
-    "Refuse a table of another shape, naming what is missing."
-    missing = [c for c in needed if c not in columns]
-    if missing: raise ParameterError(f"{name} lacks {', '.join(missing)}; it has {', '.join(columns)}."
-                                     + did_you_mean(missing[0], columns))
 
 # %% ../../nbs/measures/03_rfm.ipynb #0b5c04de
 _FREQUENCIES = ("orders", "purchase_days")
@@ -124,7 +107,7 @@ def rfm_cuts(
     if how not in ("quantile", "mean"): raise ParameterError(f"how must be quantile or mean, not {how!r}.")
     if not isinstance(n, int) or not 2 <= n <= 100: raise ParameterError(f"n must be a whole number from 2 to 100, not {n!r}.")
     rows, columns = as_table(summary), ("recency_days", frequency, "spend_cents")
-    _check_columns(rows.columns, columns, "the summary")
+    check_columns(rows.columns, columns, "the summary")
     cuts = _means(rows, columns) if how == "mean" else [_plain(cut_points(rows[c], n)) for c in columns]
     return RfmCuts(*cuts, frequency_by=frequency, as_of=None if as_of is None else str(check_as_of(as_of)))
 
@@ -147,7 +130,7 @@ def rfm_score(
     cuts = cuts or rfm_cuts(rows, n, frequency)
     classes = {"r_score": ("recency_days", cuts.recency_days), "f_score": (cuts.frequency_by, cuts.frequency),
                "m_score": ("spend_cents", cuts.spend_cents)}
-    _check_columns(rows.columns, [c for c, _ in classes.values()], "the summary")
+    check_columns(rows.columns, [c for c, _ in classes.values()], "the summary")
     scores = {score: _class(rows[c], values, cuts.n, reverse=c == "recency_days") for score, (c, values) in classes.items()}
     return _with(rows, **scores)
 
@@ -190,7 +173,7 @@ def rfm_class(
     rows = _rows(summary, keep=not frozen)
     cuts = cut if frozen else rfm_cuts(rows, 2, frequency, "mean" if cut == "mean" else "quantile")
     if cuts.n != 2: raise ParameterError(f"the eight classes need one cut a measure; these cuts make {cuts.n} classes.")
-    _check_columns(rows.columns, ("recency_days", cuts.frequency_by, "spend_cents"), "the summary")
+    check_columns(rows.columns, ("recency_days", cuts.frequency_by, "spend_cents"), "the summary")
     high = (rows["recency_days"] <= cuts.recency_days[0], rows[cuts.frequency_by] > cuts.frequency[0],
             rows["spend_cents"] > cuts.spend_cents[0])
     steps = [(_all(h if wanted else ~h for h, wanted in zip(high, key)), name) for name, key in RFM_CLASSES.items()]
@@ -213,7 +196,7 @@ def rfm_segment(
 ):           # the same with `rfm_segment`, a key of RFM_SEGMENTS; null where a score is not in 1..5
     "Name the segment of each member from its R and F quintiles."
     rows = _rows(scored)
-    _check_columns(rows.columns, ("r_score", "f_score"), "the scores")
+    check_columns(rows.columns, ("r_score", "f_score"), "the scores")
     r, f = rows["r_score"], rows["f_score"]
     steps = [((r >= r1) & (r <= r2) & (f >= f1) & (f <= f2), name) for name, ((r1, r2), (f1, f2)) in RFM_SEGMENTS.items()]
     return _with(rows, rfm_segment=_cases(steps, None))
@@ -248,7 +231,7 @@ def plot_rfm(
 def _cells(scored):
     "r_score, f_score, members, spend_cents: one row a cell that has members."
     rows = as_table(scored)
-    _check_columns(rows.columns, ("r_score", "f_score", "spend_cents"), "the scores")
+    check_columns(rows.columns, ("r_score", "f_score", "spend_cents"), "the scores")
     cells = to_frame(rows.group_by("r_score", "f_score").agg(members=rows.count(), spend_cents=total(rows.spend_cents)))
     if cells.empty: raise NotComputable("nothing to draw: no member is scored.")
     return cells
@@ -265,7 +248,7 @@ def rfm_migration(
     frames = []
     for name, data in (("before", before), ("after", after)):
         rows = _rows(data)
-        _check_columns(rows.columns, ("member_id", by), f"`{name}`")
+        check_columns(rows.columns, ("member_id", by), f"`{name}`")
         frames.append(rows[["member_id", by]] if isinstance(rows, pd.DataFrame) else to_frame(rows.select("member_id", by)))
         unknown = sorted(set(map(str, frames[-1][by])) - set(order[by]))
         if unknown: raise ParameterError(f"`{name}` has values of {by} that are none: {', '.join(unknown[:5])}.")
