@@ -87,10 +87,19 @@ def _with_holdout(summary, days, as_of, until, period_days):
 # %% ../../nbs/models/01_btyd.ipynb #a0e6d50c
 def btyd_groups(
     summary,          # from `btyd_summary`: Ibis table, DataFrame or path
-) -> pd.DataFrame:    # x, t_x, T (periods), members; in order
+    by=(),            # further columns that tell groups apart: covariates
+) -> pd.DataFrame:    # x, t_x, T (periods), those columns, members; in order
     "The distinct (x, t_x, T) and how many members have each."
-    rows = as_table(summary)
-    check_columns(rows.columns, ("x", "t_x", "T"), "the summary")
-    groups = to_frame(rows.group_by("x", "t_x", "T").agg(members=rows.count()).order_by("x", "t_x", "T"))
+    keys = list(dict.fromkeys(["x", "t_x", "T", *by]))
+    if isinstance(summary, pd.DataFrame): groups = _grouped(summary, keys)
+    else:
+        rows = as_table(summary)
+        check_columns(rows.columns, keys, "the summary")
+        groups = to_frame(rows.group_by(keys).agg(members=rows.count()).order_by(keys))
     if groups.empty: raise NotComputable("the summary has no members: nobody bought before as_of.")
     return groups
+
+def _grouped(frame, keys):
+    "The same of a frame in memory."
+    check_columns(frame.columns, keys, "the summary")
+    return frame.groupby(keys, dropna=False).size().rename("members").reset_index()
