@@ -22,6 +22,15 @@
 - `memtag_research.measures.rfm`: How recently, how often and for how much each member bought; scores, classes, segments, migration
 - `memtag_research.measures.sales`: Why member sales changed, split over four factors to the cent, and where they were made
 - `memtag_research.models.btyd`: What the models of repeat buying need to know of a member: how often, until when, since when
+- `memtag_research.models.clv`: What each member will buy in the next year, whether she will buy at all, and what that is worth today
+- `memtag_research.models.discrete`: BG/BB for buying at fixed opportunities, sBG for contracts: likelihood with derivatives
+- `memtag_research.models.fits`: Six models fitted in a moment, with errors, intervals, a diagnosis, and a way back to lifetimes
+- `memtag_research.models.holdout`: Did the model foretell what it had not seen? By member, by class, over time, and against guesses
+- `memtag_research.models.pareto`: Pareto/NBD, buying until one leaves in silence: likelihood with derivatives
+- `memtag_research.models.predictions`: Who is still there, how often they will come, and whether they will come at all
+- `memtag_research.models.repeat`: BG/NBD and MBG/NBD: likelihood with derivatives
+- `memtag_research.models.spend`: Gamma-Gamma: how much a member spends at a time, judged by her own purchases and by everybody's
+- `memtag_research.models.terms`: Terms with two derivatives, rows that are refused, and quotients of gamma functions that keep their digits
 - `memtag_research.reports.page`: Key figures, tables, pictures, definitions and checks that every report lays out alike.
 - `memtag_research.reports.parameters`: A report's parameters are read from its notebook and checked before anything starts.
 - `memtag_research.reports.publish`: Whoever opens a report sees the old one or the new one, whole, whatever happens to the run.
