@@ -1,6 +1,7 @@
 """Modules:
 
 - `memtag_research.commands.base`: Errors as exit codes, options that mean the same everywhere, a workspace opened
+- `memtag_research.commands.clv`: `memtag clv fit | predict`: repeat buying with its holdout, and what each member is worth
 - `memtag_research.commands.segments`: `memtag segment list | size | explain | sql | export`
 - `memtag_research.commands.tags`: `memtag tag list | show | check | run | history | diff | assign | explain`
 - `memtag_research.core`: Errors that say what to do, masking of personal values, and the few checks that everybody needs
@@ -25,6 +26,7 @@
 - `memtag_research.models.clv`: What each member will buy in the next year, whether she will buy at all, and what that is worth today
 - `memtag_research.models.discrete`: BG/BB for buying at fixed opportunities, sBG for contracts: likelihood with derivatives
 - `memtag_research.models.fits`: Six models fitted in a moment, with errors, intervals, a diagnosis, and a way back to lifetimes
+- `memtag_research.models.forecasts`: Fits with their holdout, kept beside the data; predictions of every member from them
 - `memtag_research.models.holdout`: Did the model foretell what it had not seen? By member, by class, over time, and against guesses
 - `memtag_research.models.pareto`: Pareto/NBD, buying until one leaves in silence: likelihood with derivatives
 - `memtag_research.models.predictions`: Who is still there, how often they will come, and whether they will come at all

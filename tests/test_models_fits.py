@@ -200,6 +200,11 @@ def test_saved_and_read(cdnow, tmp_path):
     assert other.data_hash != fit.data_hash
 
 
+def test_spend_does_not_know_the_order_of_rows(cdnow):
+    one, two = fit_gamma_gamma(cdnow), fit_gamma_gamma(cdnow.sample(frac=1, random_state=1))
+    assert (one.parameters, one.data_hash) == (two.parameters, two.data_hash)
+
+
 @pytest.mark.parametrize("model", REPEAT)
 def test_back_to_lifetimes(model, cdnow):
     fit = REPEAT[model](cdnow)

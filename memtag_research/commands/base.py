@@ -7,11 +7,14 @@ Exit code 0: done. 2: something for the user to mend, said in the message. 1: a 
 
 # %% auto #0
 __all__ = ['end_with', 'Memtag', 'workspace_option', 'lang_option', 'scope_option', 'as_of_option', 'open_catalogue', 'tag_day',
-           'pick']
+           'pick', 'write_table']
 
 # %% ../../nbs/commands/00_base.ipynb #b82bc30c
 import os
+import secrets
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 import click
 
@@ -75,3 +78,25 @@ def pick(catalogue, section, name):
         from memtag_research.tags.graph import titled
         raise ParameterError(f"there is no {section[:-1]} {name!r}.{titled(catalogue, name, there) or did_you_mean(name, there)}")
     return there[name]
+
+# %% ../../nbs/commands/00_base.ipynb #5390ed8d
+_WRITERS = {".csv": lambda f, p: f.to_csv(p, index=False, encoding="utf-8-sig"), ".parquet": lambda f, p: f.to_parquet(p, index=False),
+            ".xlsx": lambda f, p: f.to_excel(p, index=False)}
+
+def write_table(
+    frame,  # DataFrame
+    out,    # file that ends in .csv, .parquet or .xlsx
+):
+    "Write a table by the ending of its name, aside first."
+    out = Path(out)
+    if out.suffix.lower() not in _WRITERS: raise ParameterError(f"--out must end in {', '.join(_WRITERS)}, not {out.name!r}.")
+    aside = out.with_name(f".{secrets.token_hex(4)}-{out.name}")
+    try:
+        os.close(os.open(aside, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
+        _WRITERS[out.suffix.lower()](frame, aside)
+        os.replace(aside, out)
+    except ImportError: raise MemtagError("writing .xlsx needs the reports extra: pip install 'memtag_research[reports]'.") from None
+    except OSError as e: raise MemtagError(f"cannot write {out}: {e.strerror or e}. Nothing was changed.") from None
+    finally:
+        with suppress(OSError): aside.unlink()
+    click.echo(f"{len(frame):,} rows in {out}")

@@ -8,34 +8,11 @@ A file with members in it is personal: it is written whole or not at all, and re
 __all__ = ['metrics', 'rfm']
 
 # %% ../../nbs/commands/02_measures.ipynb #04df7e92
-import os
-import secrets
-from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from .base import lang_option, scope_option, workspace_option
-from ..core import MemtagError, ParameterError
-
-# %% ../../nbs/commands/02_measures.ipynb #562b4aba
-_WRITERS = {".csv": lambda f, p: f.to_csv(p, index=False, encoding="utf-8-sig"), ".parquet": lambda f, p: f.to_parquet(p, index=False),
-            ".xlsx": lambda f, p: f.to_excel(p, index=False)}
-
-def _write(frame, out):
-    "Write a table by the ending of its name, aside first."
-    out = Path(out)
-    if out.suffix.lower() not in _WRITERS: raise ParameterError(f"--out must end in {', '.join(_WRITERS)}, not {out.name!r}.")
-    aside = out.with_name(f".{secrets.token_hex(4)}-{out.name}")
-    try:
-        os.close(os.open(aside, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
-        _WRITERS[out.suffix.lower()](frame, aside)
-        os.replace(aside, out)
-    except ImportError: raise MemtagError("writing .xlsx needs the reports extra: pip install 'memtag_research[reports]'.") from None
-    except OSError as e: raise MemtagError(f"cannot write {out}: {e.strerror or e}. Nothing was changed.") from None
-    finally:
-        with suppress(OSError): aside.unlink()
-    click.echo(f"{len(frame):,} rows in {out}")
+from .base import lang_option, scope_option, workspace_option, write_table
 
 # %% ../../nbs/commands/02_measures.ipynb #5a62e91f
 def _book(root, scope):
@@ -66,7 +43,7 @@ def metrics(root, period, lang, scope, out):
     ws, book = _book(root, scope)
     table, lang = measure(book, periods=period), lang or ws.config.lang
     table.insert(1, "label", [label(name, lang) for name in table.name])
-    if out: return _write(table, out)
+    if out: return write_table(table, out)
     for row in table.itertuples(): click.echo(f"{row.name:<32}{_shown(row, lang, ws.config.currency)}  {click.style(row.label, dim=True)}")
 
 @click.command()
@@ -84,4 +61,4 @@ def rfm(root, as_of, out, window_days):
     for moment in ("first_at", "last_at"):
         table[moment] = table[moment].dt.tz_localize("UTC").dt.tz_convert(ws.config.zone)
         if Path(out).suffix.lower() == ".xlsx": table[moment] = table[moment].dt.tz_localize(None)  # Excel has no zones
-    _write(table.sort_values("member_id"), out)
+    write_table(table.sort_values("member_id"), out)

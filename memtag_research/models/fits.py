@@ -325,7 +325,7 @@ def fit_gamma_gamma(
     "Gamma-Gamma (Fader and Hardie 2013): what an order of a member is worth; `v` in currency units."
     rows = as_table(summary)
     check_columns(rows.columns, ("x", "repeat_mean_cents"), "the summary")
-    rows = to_frame(rows.filter(rows.x > 0).select("x", "repeat_mean_cents"))
+    rows = to_frame(rows.filter(rows.x > 0).select("x", "repeat_mean_cents").order_by("x", "repeat_mean_cents"))   # sums in one order
     if rows.empty: raise NotComputable("no member has a repeat purchase (x is 0 everywhere): there is no mean order value to learn from.")
     kept = rows[rows.repeat_mean_cents > 0]
     notes = [f"{len(rows) - len(kept):,} of {len(rows):,} members with repeat purchases are left out: after refunds they brought nothing "
