@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.special import gammaln
 from scipy.stats import gamma
 
 from memtag_research.core import NotComputable, ParameterError
 from memtag_research.models import pareto
-from memtag_research.models.pareto import PARAMETERS, pareto_nbd, prepare_pareto_nbd, start_pareto_nbd
+from memtag_research.models.pareto import PARAMETERS, log_left_odds, pareto_nbd, prepare_pareto_nbd, start_pareto_nbd
 
 VALUE = dict(rtol=1e-13, atol=3e-11)        # lnΓ of thousands has 5e-12 to lose, in double precision
 DERIVATIVE = dict(rtol=1e-9, atol=1e-12)    # times the largest of a row, where its terms cancel
@@ -204,20 +205,33 @@ def test_both_roads_agree(calendar, logs):
 def test_blocks_answer_nearly_all_rows_of_a_calendar(calendar, unit, monkeypatch):
     rows, asked = prepare_pareto_nbd(calendar.x, calendar.t_x / unit, calendar["T"] / unit), []
     quadrature = pareto._quadrature
-    monkeypatch.setattr(pareto, "_quadrature", lambda out, some, *rest: (asked.append(len(some)), quadrature(out, some, *rest)))
+    monkeypatch.setattr(pareto, "_quadrature", lambda aim, some, *rest: (asked.append(len(some)), quadrature(aim, some, *rest)))
     pareto_nbd(np.log([.9, 40 / unit, .6, 82 / unit]), rows)
     assert asked[0] == len(rows.others) < .05 * len(calendar)
 
 
-def test_both_roads_agree_where_cells_are_uneven():
+@pytest.fixture(scope="module")
+def uneven():
     "Times from a thousandth to 1e5, so that some cells fall too steeply and others are lost in sums a million times theirs."
     rng = np.random.default_rng(5)
-    times = np.sort(np.concatenate([[0], 10 ** rng.uniform(-3, 5, 40), 50 + np.arange(20) * 1e-6]))
+    times = np.sort(np.concatenate([[0], np.geomspace(1e-3, 1e5, 400), 50 + np.arange(20) * 1e-6]))
     start, end = np.sort(rng.integers(1, len(times), (2, 6000)), axis=0)
-    x = rng.choice([0, 1, 3, 40, 700], 6000)
-    rows = prepare_pareto_nbd(x, np.where(x > 0, times[start], 0), times[end])
-    assert len(rows.blocks) == 1
-    for logs in EXTREME_LOGS: agree(logs, rows)
+    end = np.where(rng.random(6000) < .3, np.minimum(start + rng.integers(0, 3, 6000), len(times) - 1), end)
+    x = rng.choice([0, 1, 3, 40], 6000)
+    return prepare_pareto_nbd(x, np.where(x > 0, times[start], 0), times[end])
+
+
+def test_both_roads_agree_where_cells_are_uneven(uneven):
+    for logs in EXTREME_LOGS: agree(logs, uneven)
+
+
+@pytest.mark.parametrize("logs, least, most", [(CDNOW, 10, 300), ([-8] * 4, 1000, 2000), ([8] * 4, 5000, 6000)], ids=str)
+def test_rows_of_uneven_cells_go_to_quadrature_where_days_would_lose_digits(uneven, logs, least, most, monkeypatch):
+    "Few neighbours only, those before steep cells too, or all."
+    asked, quadrature = [], pareto._quadrature
+    monkeypatch.setattr(pareto, "_quadrature", lambda aim, some, *rest: (asked.append(len(some)), quadrature(aim, some, *rest)))
+    log_left_odds(logs, uneven)
+    assert len(uneven.blocks) == 1 and not len(uneven.others) and least < asked[0] < most
 
 
 def test_a_calendar_of_many_values_of_x_makes_several_blocks():
@@ -233,6 +247,92 @@ def test_the_order_of_rows_does_not_matter(calendar):
     order = np.random.default_rng(2).permutation(len(calendar))
     sorted_, mixed = pareto_nbd(CDNOW, rows_of(calendar)), pareto_nbd(CDNOW, rows_of(calendar.iloc[order]))
     for a, b in zip(sorted_, mixed): np.testing.assert_allclose(a[..., order], b, rtol=1e-13, atol=1e-13)
+
+
+# ---- the odds of having left
+
+ODDS = dict(rtol=1e-14, atol=1e-10)    # of their logarithm: relative 1e-10 of the odds
+
+
+def log_odds_by_2f1(logs, x, t_x, T):
+    "The dead part of the closed form over the alive part, in 60 digits."
+    t_x, T = mp.mpf(t_x), mp.mpf(T)
+    if T == t_x: return -np.inf
+    r, alpha, s, beta = (mp.exp(mp.mpf(float(v))) for v in logs)
+    n, k = r + s + x, r + x
+    high, low, second = (alpha, beta, s + 1) if alpha >= beta else (beta, alpha, k)
+    part = lambda t: mp.hyp2f1(n, second, n + 1, (high - low) / (high + t)) / (high + t) ** n
+    return float(mp.log(s / n * (part(t_x) - part(T))) + k * mp.log(alpha + T) + s * mp.log(beta + T))
+
+
+@pytest.mark.parametrize("logs", EXTREME_LOGS, ids=str)
+def test_odds_are_those_of_2f1(logs):
+    with mp.workdps(60): theirs = [log_odds_by_2f1(logs, *row) for row in EXTREME_ROWS]
+    with np.errstate(all="raise", under="ignore"): ours = log_left_odds(logs, prepare_pareto_nbd(*np.transpose(EXTREME_ROWS)))
+    np.testing.assert_allclose(ours, theirs, **ODDS)
+
+
+@pytest.mark.parametrize("logs, row", [(RANDOM.uniform(-8, 8, 4), random_row()) for _ in range(60)])
+def test_odds_of_random_rows_are_those_of_2f1(logs, row):
+    with mp.workdps(60): theirs = log_odds_by_2f1(logs, *row)
+    np.testing.assert_allclose(log_left_odds(logs, prepare_pareto_nbd(*([v] for v in row)))[0], theirs, **ODDS)
+
+
+@pytest.mark.parametrize("logs", [CDNOW, *np.log([[.55, 74, .6, 82], [2, 30, 3, 12], [300, 74, 1e-3, 82], [.3, .5, 2, 3]])], ids=str)
+def test_odds_by_days_are_those_of_2f1(calendar, logs):
+    "Rows of the blocks, drawn over all lengths of silence: from a day before the end to never again."
+    rows = rows_of(calendar)
+    inside, silence = np.setdiff1d(np.arange(len(rows.x)), rows.others), rows.T - rows.t_x
+    inside = inside[np.argsort(silence[inside], kind="stable")]
+    some = np.concatenate([inside[silence[inside] == 1][:10], inside[::len(inside) // 30]])
+    with mp.workdps(60): theirs = [log_odds_by_2f1(logs, int(rows.x[i]), rows.t_x[i], rows.T[i]) for i in some]
+    np.testing.assert_allclose(log_left_odds(logs, rows)[some], theirs, **ODDS)
+
+
+@pytest.mark.parametrize("logs", [*EXTREME_LOGS, np.log([.55, 74, .6, 82]), np.log([.3, .5, 2, 3]), np.log([300, 74, .6, 82])], ids=str)
+def test_both_roads_give_the_same_odds(calendar, logs):
+    rows = rows_of(calendar)
+    assert len(rows.blocks) and len(rows.others)
+    np.testing.assert_allclose(log_left_odds(logs, rows), log_left_odds(logs, quadrature_only(rows)), **ODDS)
+
+
+@pytest.mark.parametrize("logs", EXTREME_LOGS, ids=str)
+def test_both_roads_give_the_same_odds_where_cells_are_uneven(uneven, logs):
+    np.testing.assert_allclose(log_left_odds(logs, uneven), log_left_odds(logs, quadrature_only(uneven)), **ODDS)
+
+
+@pytest.mark.parametrize("logs", [CDNOW, np.log([.55, 74, .6, 82]), np.log([2, 30, 3, 12])], ids=str)
+@pytest.mark.parametrize("road", [lambda rows: rows, quadrature_only], ids=["days", "quadrature"])
+def test_odds_are_those_of_the_likelihood(calendar, logs, road):
+    "L = its alive part times 1 + odds."
+    rows = road(rows_of(calendar))
+    r, alpha, s, beta = np.exp(logs)
+    alive = gammaln(r + rows.x) - gammaln(r) + r * logs[1] + s * logs[3] - (r + rows.x) * np.log(alpha + rows.T) - s * np.log(beta + rows.T)
+    np.testing.assert_allclose(alive + np.logaddexp(0, log_left_odds(logs, rows)), pareto_nbd(logs, rows).value, rtol=1e-12, atol=1e-11)
+
+
+def test_odds_on_paper():
+    "All parameters 1: 3/8 to 1/4; none, as just seen; 7/192 to 1/64."
+    np.testing.assert_allclose(np.exp(log_left_odds(np.zeros(4), prepare_pareto_nbd([0, 1, 1], [0, 1, 1], [1, 1, 3]))), [3 / 2, 0, 7 / 3], rtol=1e-14)
+
+
+def test_odds_of_parameters_that_differ_by_row():
+    rng = np.random.default_rng(4)
+    logs, rows = rng.uniform(-2, 4, (4, 40)), [random_row() for _ in range(40)]
+    together = log_left_odds([logs[0, 0], logs[1], .3, logs[3]], prepare_pareto_nbd(*np.transpose(rows)))
+    for i, row in enumerate(rows):
+        alone = log_left_odds([logs[0, 0], logs[1, i], .3, logs[3, i]], prepare_pareto_nbd(*([v] for v in row)))
+        np.testing.assert_allclose(together[i], alone[0], rtol=1e-13, atol=1e-13)
+
+
+@many
+@given(st.lists(st.floats(-8, 8), min_size=4, max_size=4), st.integers(0, 20_000), st.floats(1e-3, 1e5), st.floats(1e-9, 1))
+@example([8, 8, 8, 8], 20_000, 1e5, 1e-8)
+@example([8, -8, 8, -8], 20_000, 1e5, 1e-9)
+def test_odds_never_overflow_and_grow_with_silence(logs, x, T, share):
+    t_x = min(T, T * share) if x else 0
+    odds = log_left_odds(logs, prepare_pareto_nbd([x] * 3, [t_x] * 3, [T, 2 * T, 4 * T]))
+    assert np.isfinite(odds[t_x < T * np.array([1, 2, 4])]).all() and (odds[:-1] < odds[1:]).all()
 
 
 # ---- extremes

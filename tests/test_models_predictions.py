@@ -120,6 +120,15 @@ def test_extremes_against_60_digits(model, case):
     assert p_zero(model, named, horizons, *columns) == pytest.approx(np.array(later), rel=0, abs=EXACT)
 
 
+def test_p_alive_of_pareto_keeps_its_digits_with_thousands_of_purchases():
+    "It comes from odds, not from a difference of log-likelihoods of tens of thousands."
+    rows = [(3000, 699.9, 700), (3000, 699, 700), (3000, 695, 700), (5000, 199.99, 200), (20_000, 1000, 1000.1)]
+    with mp.workdps(60):
+        now = [likelihood_60("pareto_nbd", [mp.mpf(v) for v in PARETO.values()], *row) for row in rows]
+        theirs = [float(here / all_) for all_, here in now]
+    assert p_alive("pareto_nbd", PARETO, *np.transpose(rows).astype(float)) == pytest.approx(theirs, rel=2e-14)
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_numbers_of_purchases_against_60_digits(model):
     "P(j) from stories: by Poisson purchases until a known moment, integrated over rates and moments in closed form or by mpmath's quad."

@@ -31,12 +31,12 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from scipy.special import betainc, betaincinv, betaln, exprel, xlogy
+from scipy.special import betainc, betaincinv, betaln, expit, exprel, xlogy
 
 from ..core import ParameterError, did_you_mean
 from .discrete import bgbb, prepare_bgbb
-from .pareto import pareto_nbd, prepare_pareto_nbd
-from .terms import gamma_quotient, refuse_rows
+from .pareto import log_left_odds, prepare_pareto_nbd
+from .terms import refuse_rows
 
 # %% ../../nbs/models/07_predictions.ipynb #b403c774
 MODELS = {  # model: its parameters in order; all are positive
@@ -140,17 +140,15 @@ def _stayed(r, alpha, a, b, x, t_x, T):
 
 # %% ../../nbs/models/07_predictions.ipynb #4e043d67
 def _pareto_alive(r, alpha, s, beta, x, t_x, T):
-    there = gamma_quotient(r, x)[0] - r * np.log1p(T / alpha) - x * np.log(alpha + T) - s * np.log1p(T / beta)
-    return _share(there, pareto_nbd, prepare_pareto_nbd(x, t_x, T), r, alpha, s, beta)
+    return expit(-log_left_odds(_logs(r, alpha, s, beta), prepare_pareto_nbd(x, t_x, T)))     # 1 / (1 + odds)
 
 def _bgbb_alive(alpha, beta, gamma, delta, x, t_x, T):
     there = betaln(alpha + x, beta + T - x) - betaln(alpha, beta) + betaln(gamma, delta + T) - betaln(gamma, delta)
-    return _share(there, bgbb, prepare_bgbb(x, t_x, T), alpha, beta, gamma, delta)
+    return np.minimum(1, np.exp(there - bgbb(_logs(alpha, beta, gamma, delta), prepare_bgbb(x, t_x, T)).value))
 
-def _share(there, likelihood, rows, *parameters):
-    "Part of the likelihood that is the story of being alive; parameters that are the same for all rows go in as numbers."
-    logs = [np.log(p[0] if (p == p[0]).all() else p) for p in parameters]
-    return np.minimum(1, np.exp(there - likelihood(logs, rows).value))
+def _logs(*parameters):
+    "Logarithms of parameters; those that are the same for all rows as numbers."
+    return [np.log(p[0] if (p == p[0]).all() else p) for p in parameters]
 
 _ALIVE = dict(bgnbd=_bg_alive, mbgnbd=_mbg_alive, pareto_nbd=_pareto_alive, bgbb=_bgbb_alive)
 
