@@ -127,6 +127,8 @@ def test_groups_are_members_counted():
     groups = btyd_groups(summary)
     assert groups.members.sum() == len(summary) and not groups.duplicated(["x", "t_x", "T"]).any()
     pd.testing.assert_frame_equal(groups, btyd_groups(as_table(summary, engine())), check_dtype=False)
+    many = summary.assign(**{f"c{i}": np.arange(len(summary)) + i / 7 for i in range(12)})     # more cells than a number can count
+    assert btyd_groups(many, by=[c for c in many if c[0] == "c"]).members.tolist() == [1] * len(many)
     by_shop = btyd_groups(summary, by=["shop"])
     assert by_shop.members.sum() == len(summary) and list(by_shop) == ["x", "t_x", "T", "shop", "members"]
 

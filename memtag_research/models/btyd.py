@@ -25,6 +25,7 @@ __all__ = ['btyd_summary', 'btyd_groups']
 from datetime import timedelta
 
 import ibis
+import numpy as np
 import pandas as pd
 
 from ..core import NotComputable, ParameterError, check_as_of, check_columns
@@ -102,4 +103,9 @@ def btyd_groups(
 def _grouped(frame, keys):
     "The same of a frame in memory."
     check_columns(frame.columns, keys, "the summary")
-    return frame.groupby(keys, dropna=False).size().rename("members").reset_index()
+    codes, levels = zip(*(pd.factorize(frame[key], sort=True, use_na_sentinel=False) for key in keys), strict=True)
+    try: places = np.ravel_multi_index(codes, sizes := [max(len(level), 1) for level in levels])   # one sort instead of a hash of all
+    except ValueError: return frame.groupby(keys, dropna=False).size().rename("members").reset_index()   # more cells than numbers
+    places, members = np.unique(places, return_counts=True)
+    columns = {key: level.take(place) for key, level, place in zip(keys, levels, np.unravel_index(places, sizes), strict=True)}
+    return pd.DataFrame(columns).assign(members=members)

@@ -93,7 +93,7 @@ class _Estimates:
     def draws(self, n: int, seed: int = 0) -> np.ndarray:
         "(n, k) parameter sets that the data could as well have given: normal on the logarithms."
         logs = np.random.default_rng(seed).multivariate_normal(self._logs(), self.covariance, n, method="eigh")
-        return np.where([_is_log(name) for name in self.parameters], np.exp(logs), logs)
+        return np.where([_is_log(name) for name in self.parameters], np.exp(np.clip(logs, -20, 20)), logs)
 
     def _logs(self): return np.array([np.log(v) if _is_log(name) else v for name, v in self.parameters.items()])
 
@@ -175,7 +175,7 @@ def _design(model, covariates, frame):
 # %% ../../nbs/models/06_fits.ipynb #982ac0d2
 _MANY = 20_000   # groups from which a twentieth is climbed first
 
-def _fit(name, frame, weights, period_days=None, covariates=None, notes=()):
+def _fit(name, frame, weights, period_days=None, covariates=None, notes=(), hashed=None):
     "Fit a model of MODELS to rows and how many members each stands for."
     model, covariates = MODELS[name], {k: list(v) for k, v in (covariates or {}).items() if v}
     weights = np.asarray(weights, "float64")
@@ -185,10 +185,10 @@ def _fit(name, frame, weights, period_days=None, covariates=None, notes=()):
     if len(frame) > _MANY: start = _first_guess(model, frame, weights, covariates, start)
     point, value, gradient, hessian, evaluations = _climb(_sums(model, rows, weights, design), start, weights.sum(), 1e-9)
     names = [n for n, _, _ in design]
-    curvature = _check_top(name, names, point - start, gradient / weights.sum(), -hessian / weights.sum())
+    curvature = _check_top(name, names, point - start, gradient / weights.sum(), -hessian / weights.sum(), weights.sum())
     estimates = {n: float(np.exp(v)) if _is_log(n) else float(v) for n, v in zip(names, point, strict=True)}
     return Fit(name, estimates, np.linalg.inv(-hessian), float(value), int(weights.sum()), len(frame), period_days, covariates, evaluations,
-               float(np.abs(gradient).max() / weights.sum()), float(curvature), tuple(notes), _hash(columns, weights))
+               float(np.abs(gradient).max() / weights.sum()), float(curvature), tuple(notes), _hash(hashed or [*columns.values(), weights]))
 
 def _first_guess(model, frame, weights, covariates, start):
     "Where a random twentieth of the groups has its maximum, or the start where it has none."
@@ -198,20 +198,24 @@ def _first_guess(model, frame, weights, covariates, start):
     point, *_, = _climb(_sums(model, rows, weights[some], _design(model, covariates, part)), start, weights[some].sum(), 1e-4)
     return point if np.abs(point - start).max() < _FAR / 2 else start
 
-def _hash(columns, weights):
+def _hash(columns):
     held = hashlib.sha256()
-    for values in (*columns.values(), weights): held.update(np.ascontiguousarray(values).tobytes())
+    for values in columns: held.update(np.ascontiguousarray(values).tobytes())
     return held.hexdigest()
 
 # %% ../../nbs/models/06_fits.ipynb #b11b5e21
-def _check_top(model, names, moved, gradient, curvature):
+_UNTOLD = 8.0   # a standard error of a logarithm from which a parameter is said to be untold: a factor of 3,000 either way
+
+def _check_top(model, names, moved, gradient, curvature, members):
     "The smallest curvature at a maximum; what is none is an error that says which parameter runs away."
     lowest = np.linalg.eigvalsh(curvature)[0] if np.isfinite(curvature).all() else -np.inf
-    if np.isfinite(gradient).all() and np.abs(gradient).max() < 1e-6 and lowest > 1e-9: return lowest
+    steep = np.abs(gradient).max() if np.isfinite(gradient).all() else np.inf
+    spread = np.sqrt(np.diag(np.linalg.inv(curvature)) / members) if lowest > 1e-12 else np.full(len(names), np.inf)
+    if steep < 1e-6 and spread.max() < _UNTOLD: return lowest
     far = [f"{n} towards {'infinity' if m > 0 else '0'}" for n, m in zip(names, moved, strict=True) if abs(m) > _FAR / 2]
-    what = f"{', '.join(far)}" if far else f"the likelihood is flat along {names[int(np.abs(gradient).argmax())]}"
-    raise ConvergenceError(f"{model} did not converge: {what}; largest slope {np.abs(gradient).max():.2g} a member, smallest curvature "
-                           f"{lowest:.2g}. {_ADVICE[model]}")
+    what = ", ".join(far) or f"the likelihood is flat along {names[int((spread if lowest > 1e-12 else np.abs(gradient)).argmax())]}"
+    raise ConvergenceError(f"{model} did not converge: {what}; largest slope {steep:.2g} a member, smallest curvature {lowest:.2g}. "
+                           f"{_ADVICE[model]}")
 
 _LONGER = "Take a longer calibration or more members (first_from earlier)"
 _ADVICE = {"bgnbd": f"{_LONGER}; or another model: mbgnbd where many never come back, pareto_nbd where leaving and buying are apart.",
@@ -323,16 +327,18 @@ def fit_gamma_gamma(
     summary,  # from `btyd_summary`: x and repeat_mean_cents, one row a member
 ) -> Fit:
     "Gamma-Gamma (Fader and Hardie 2013): what an order of a member is worth; `v` in currency units."
-    rows = as_table(summary)
+    rows = summary if isinstance(summary, pd.DataFrame) else as_table(summary)
     check_columns(rows.columns, ("x", "repeat_mean_cents"), "the summary")
-    rows = to_frame(rows.filter(rows.x > 0).select("x", "repeat_mean_cents").order_by("x", "repeat_mean_cents"))   # sums in one order
+    if isinstance(rows, pd.DataFrame): rows = rows.loc[rows.x > 0, ["x", "repeat_mean_cents"]]
+    else: rows = to_frame(rows.filter(rows.x > 0).select("x", "repeat_mean_cents").order_by("x", "repeat_mean_cents"))   # sums in one order
     if rows.empty: raise NotComputable("no member has a repeat purchase (x is 0 everywhere): there is no mean order value to learn from.")
     kept = rows[rows.repeat_mean_cents > 0]
     notes = [f"{len(rows) - len(kept):,} of {len(rows):,} members with repeat purchases are left out: after refunds they brought nothing "
              "or less."] if len(kept) < len(rows) else []
     if len(kept) < 10: raise NotComputable(f"{len(kept)} members with repeat purchases that brought money cannot tell 3 parameters.")
     frame = pd.DataFrame({"x": kept.x, "mean_spend": kept.repeat_mean_cents / 100})
-    return _fit("gamma_gamma", frame, np.ones(len(frame)), notes=notes)
+    rows_in_any_order = [np.sort(v) for v in (frame.x, frame.mean_spend, frame.x * frame.mean_spend)]
+    return _fit("gamma_gamma", frame, np.ones(len(frame)), notes=notes, hashed=rows_in_any_order)
 
 # %% ../../nbs/models/06_fits.ipynb #b513c941
 def to_lifetimes(
