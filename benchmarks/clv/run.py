@@ -6,7 +6,7 @@
 
 Each road runs in a process of its own; the roads take turns within a round. Before a ratio is printed, summaries are compared
 cell for cell, fits by the log-likelihood of both parameter sets under our formula, predictions member by member. Roads of other
-packages run in a virtual environment of their own (`--others /tmp/clv/others/bin/python`) and are left out where there is none.
+packages run in a virtual environment of their own (`--others VENV/bin/python`) and are left out where there is none.
 Figures go to results.md and results.json beside this file, one entry for each size, task and case.
 """
 import argparse
