@@ -63,6 +63,15 @@ def test_classes_add_up_to_the_whole(summary, fit):
     assert holdout_by_frequency(summary, fit, most=4)[["members", "actual"]].to_numpy() == pytest.approx(by_hand.to_numpy())
 
 
+def test_equal_predictions_are_in_one_class_whatever_came(summary, fit):
+    "Members who have not come back are hundreds of equal histories: those of them who bought later must not fill the next class."
+    frame = summary.assign(predicted=expected_purchases("bgnbd", fit.parameters, 39, summary.x, summary.t_x, summary["T"])).sort_values("predicted")
+    middle = (frame.predicted.rank(method="average") - 0.5) / len(frame)
+    by_hand = frame.groupby(np.minimum((middle * 10).astype(int) + 1, 10)).x_holdout.agg(["size", "mean"])
+    deciles = holdout_by_decile(summary, fit)
+    assert deciles[["members", "actual"]].to_numpy() == pytest.approx(by_hand.to_numpy())
+
+
 def test_a_true_model_has_no_bias():
     "On a world of its own kind a fit foretells the future; one of another kind does worse."
     world = repeat_world("pareto_nbd", 20_000, 12, future=26.0, s=2.0, beta=20.0)

@@ -96,9 +96,11 @@ def holdout_by_decile(
 ) -> pd.DataFrame:     # rows 1 (least expected) … n; members, actual, predicted: purchases a member
     "Purchases a member in the holdout by classes of the prediction."
     if not isinstance(fit, Fit): raise ParameterError("fit must be one Fit.")
-    groups = predicted_groups(summary, {"predicted": fit}).sort_values("predicted", ignore_index=True)
-    middle = (groups.members.cumsum() - groups.members / 2) / groups.members.sum()
-    return _means(groups, np.minimum((middle * n).astype(int) + 1, n).rename("decile"), ["predicted"])
+    groups = predicted_groups(summary, {"predicted": fit})
+    members = groups.groupby("predicted").members.sum()      # equal predictions in one class, whatever came
+    middle = (members.cumsum() - members / 2) / members.sum()
+    classes = np.minimum((middle * n).astype(int) + 1, n)
+    return _means(groups, groups.predicted.map(classes).rename("decile"), ["predicted"])
 
 def _means(groups, by, names):
     columns = {"actual": groups.x_holdout, **{n: groups[n] for n in names}}
@@ -158,6 +160,13 @@ def _calendar(days, as_of, until, first_from):
 # %% ../../nbs/models/09_holdout.ipynb #a07231ec
 _LINES = [COLOURS[c] for c in ("orange", "blue", "bluish_green", "vermillion", "sky_blue", "reddish_purple")]
 
+def _draw(ax, at, columns, lang, **style):
+    "What came as a black line, every prediction as a broken one."
+    ax.plot(at, columns.actual, color="black", lw=2, label=label("actual", lang), **style)
+    for name, colour in zip(columns.columns.drop("actual"), _LINES, strict=False):
+        ax.plot(at, columns[name], color=colour, ls="--", label=name, **style)
+    ax.legend(frameon=False)
+
 def plot_track(
     track,               # from `track_purchases`
     lang: str = "en",    # `en` or `zh`
@@ -167,13 +176,10 @@ def plot_track(
     import matplotlib.pyplot as plt
     lang = use_fonts(lang)
     ax = ax or plt.subplots(figsize=(7, 4), layout="constrained")[1]
-    ax.plot(track.end, track.actual.cumsum(), color="black", lw=2, label=label("actual", lang))
-    for name, colour in zip(track.columns.drop(["end", "holdout", "actual"]), _LINES, strict=False):
-        ax.plot(track.end, track[name].cumsum(), color=colour, ls="--", label=name)
+    _draw(ax, track.end, track.drop(columns=["end", "holdout"]).cumsum(), lang)
     ax.axvline(track.end[~track.holdout].iloc[-1], color="grey", lw=1)
     ax.set(ylabel=label("cumulative_repeat_purchases", lang), ylim=(0, None))
     ax.tick_params(axis="x", rotation=30)
-    ax.legend(frameon=False)
     return ax
 
 def plot_holdout(
@@ -185,12 +191,9 @@ def plot_holdout(
     import matplotlib.pyplot as plt
     lang = use_fonts(lang)
     ax = ax or plt.subplots(figsize=(7, 4), layout="constrained")[1]
-    ax.plot(table.index, table.actual, color="black", lw=2, marker="o", label=label("actual", lang))
-    for name, colour in zip(table.columns.drop(["members", "actual"]), _LINES, strict=False):
-        ax.plot(table.index, table[name], color=colour, ls="--", marker=".", label=name)
+    _draw(ax, table.index, table.drop(columns="members"), lang, marker=".")
     ax.set(xlabel=label("repeat_purchases_before", lang), ylabel=label("holdout_purchases", lang), ylim=(0, None),
            xticks=table.index, xticklabels=[*table.index[:-1], f"{table.index[-1]}+"])
-    ax.legend(frameon=False)
     return ax
 
 # %% ../../nbs/models/09_holdout.ipynb #41e07141
