@@ -82,11 +82,11 @@ def test_values_of_random_rows_are_those_of_2f1(logs, row):
 def test_derivatives_are_those_of_2f1(logs, row):
     ours = terms_of(logs, *row)
     with mp.workdps(60): gradient, hessian = derivatives_by_2f1(logs, *row)
-    close_up_to_its_largest(ours.gradient[:, 0], gradient)
-    close_up_to_its_largest(ours.hessian[:, :, 0], hessian)
+    assert_close_up_to_its_largest(ours.gradient[:, 0], gradient)
+    assert_close_up_to_its_largest(ours.hessian[:, :, 0], hessian)
 
 
-def close_up_to_its_largest(ours, theirs):
+def assert_close_up_to_its_largest(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=DERIVATIVE["rtol"], atol=DERIVATIVE["atol"] * max(1, np.abs(theirs).max()))
 
 
@@ -185,7 +185,7 @@ def test_parameters_may_differ_by_row():
 
 # ---- the two roads
 
-def agree(logs, rows):
+def assert_agree(logs, rows):
     "Days and quadrature give the same; returns how many rows the blocks answered."
     both, one = pareto_nbd(logs, rows), pareto_nbd(logs, quadrature_only(rows))
     np.testing.assert_allclose(both.value, one.value, rtol=1e-12, atol=1e-11)
@@ -198,7 +198,7 @@ def agree(logs, rows):
 def test_both_roads_agree(calendar, logs):
     rows = rows_of(calendar)
     assert len(rows.blocks) and len(rows.others)
-    agree(logs, rows)
+    assert_agree(logs, rows)
 
 
 @pytest.mark.parametrize("unit", [1, 7, 365.25])
@@ -222,7 +222,7 @@ def uneven():
 
 
 def test_both_roads_agree_where_cells_are_uneven(uneven):
-    for logs in EXTREME_LOGS: agree(logs, uneven)
+    for logs in EXTREME_LOGS: assert_agree(logs, uneven)
 
 
 @pytest.mark.parametrize("logs, least, most", [(CDNOW, 10, 300), ([-8] * 4, 1000, 2000), ([8] * 4, 5000, 6000)], ids=str)
@@ -240,7 +240,7 @@ def test_a_calendar_of_many_values_of_x_makes_several_blocks():
     rows = prepare_pareto_nbd(x, np.where(x > 0, np.maximum(1, T - rng.integers(0, 100, 40_000)), 0), T)
     assert len(rows.blocks) == 3 and max(len(b.levels) for b in rows.blocks) == 64
     assert sum(len(b.rows) for b in rows.blocks) + len(rows.others) == 40_000
-    agree(np.log([.9, 5, .6, 82]), rows)
+    assert_agree(np.log([.9, 5, .6, 82]), rows)
 
 
 def test_the_order_of_rows_does_not_matter(calendar):

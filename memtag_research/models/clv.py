@@ -149,9 +149,9 @@ def outcome_interval(
 ) -> dict:                      # expected_purchases, purchases_low, purchases_high; with spend spend_low_cents, spend_high_cents
     "Between which numbers of purchases, and which money, one member will be."
     _check(fit, horizon_days, 0)
-    sets, t, chances = fit.draws(draws, seed), horizon_days / fit.period_days, None
-    most = int(max(20, 10 * (x + 1) * (1 + t / max(T, 1))))
     if fit.covariates: raise ParameterError("outcome_interval takes a fit without covariates.")
+    sets, t = fit.draws(draws, seed), horizon_days / fit.period_days
+    most = int(max(20, 10 * (x + 1) * (1 + t / max(T, 1))))
     chances = np.mean([pmf_future(fit.model, parameters_of(fit, None, values), t, x, t_x, T, most) for values in sets], axis=0)
     number = np.arange(most + 1)
     low, high = np.searchsorted(np.cumsum(chances), [(1 - level) / 2, (1 + level) / 2])

@@ -57,20 +57,20 @@ class Model(NamedTuple):
     likelihood: Callable    # logs, rows → Terms
     start: Callable         # rows, weights → logs
     moves: Mapping = {}     # covariates of `buying` or `leaving` → parameter: sign of the effect on its logarithm
-    lifetimes: tuple = ()   # class there, its names of the parameters
+    lifetimes: str = ""     # class there, whose parameters have the same names
     sums: Callable | None = None  # logs, rows, weights → sums of the Terms, where that is quicker
 
 _BUYING = {"buying": {"alpha": -1}}
 MODELS = {
     "bgnbd": Model(REPEAT_PARAMETERS, ("x", "t_x", "T"), check_rows, bgnbd, start_repeat, _BUYING | {"leaving": {"a": 1, "b": 1}},
-                   ("BetaGeoFitter", REPEAT_PARAMETERS), bgnbd_sums),
+                   "BetaGeoFitter", bgnbd_sums),
     "mbgnbd": Model(REPEAT_PARAMETERS, ("x", "t_x", "T"), check_rows, mbgnbd, start_repeat, _BUYING | {"leaving": {"a": 1, "b": 1}},
-                    ("ModifiedBetaGeoFitter", REPEAT_PARAMETERS), mbgnbd_sums),
+                    "ModifiedBetaGeoFitter", mbgnbd_sums),
     "pareto_nbd": Model(PARETO_PARAMETERS, ("x", "t_x", "T"), prepare_pareto_nbd, pareto_nbd, start_pareto_nbd,
-                        _BUYING | {"leaving": {"beta": -1}}, ("ParetoNBDFitter", PARETO_PARAMETERS)),
-    "bgbb": Model(BGBB_PARAMETERS, ("x", "t_x", "n"), prepare_bgbb, bgbb, start_bgbb, {}, ("BetaGeoBetaBinomFitter", BGBB_PARAMETERS)),
+                        _BUYING | {"leaving": {"beta": -1}}, "ParetoNBDFitter"),
+    "bgbb": Model(BGBB_PARAMETERS, ("x", "t_x", "n"), prepare_bgbb, bgbb, start_bgbb, {}, "BetaGeoBetaBinomFitter"),
     "gamma_gamma": Model(GAMMA_GAMMA_PARAMETERS, ("x", "mean_spend"), prepare_gamma_gamma, gamma_gamma, start_gamma_gamma, {},
-                         ("GammaGammaFitter", GAMMA_GAMMA_PARAMETERS), gamma_gamma_sums),
+                         "GammaGammaFitter", gamma_gamma_sums),
     "sbg": Model(SBG_PARAMETERS, ("period", "lost"), prepare_sbg, sbg, start_sbg)}
 
 # %% ../../nbs/models/06_fits.ipynb #cbc96c33
@@ -116,6 +116,12 @@ class Fit(_Estimates):
     flattest: float = 0.0               # smallest curvature, per member: near 0 where data do not tell parameters apart
     notes: tuple = ()                   # what was noticed: members left out, doubtful units
     data_hash: str = ""                 # sha256 of the rows and their counts
+
+    def to_dict(self) -> dict: "As JSON holds it."; return asdict(self) | {"covariance": self.covariance.tolist()}
+    @classmethod
+    def from_dict(cls, held):
+        "Back from `to_dict`."
+        return cls(**held | {"covariance": np.array(held["covariance"]), "notes": tuple(held["notes"])})
 
     def _repr_html_(self):
         notes, unit = "".join(f"<p>{note}</p>" for note in self.notes), f", periods of {self.period_days} days" if self.period_days else ""
@@ -277,14 +283,17 @@ def _doubts(groups, period_days):
     return notes
 
 # %% ../../nbs/models/06_fits.ipynb #c9b4d60d
+def _fit_repeat(model, summary, period_days, covariates):
+    groups, notes = _repeat_rows(summary, period_days, covariates)
+    return _fit(model, groups, groups.members, period_days, covariates, notes)
+
 def fit_bgnbd(
     summary,                         # from `btyd_summary` (Ibis table, DataFrame, path), or groups with `members`
     period_days: int = 7,            # the unit of t_x and T: the one that the summary was made with
     covariates: Mapping | None = None,  # {"buying": [columns], "leaving": [columns]}: numbers, one value a member
 ) -> Fit:
     "BG/NBD (Fader, Hardie and Lee 2005)."
-    groups, notes = _repeat_rows(summary, period_days, covariates)
-    return _fit("bgnbd", groups, groups.members, period_days, covariates, notes)
+    return _fit_repeat("bgnbd", summary, period_days, covariates)
 
 def fit_mbgnbd(
     summary,                         # as for `fit_bgnbd`
@@ -292,8 +301,7 @@ def fit_mbgnbd(
     covariates: Mapping | None = None,
 ) -> Fit:
     "MBG/NBD (Batislam, Denizel and Filiztekin 2007): also the first purchase can be the last."
-    groups, notes = _repeat_rows(summary, period_days, covariates)
-    return _fit("mbgnbd", groups, groups.members, period_days, covariates, notes)
+    return _fit_repeat("mbgnbd", summary, period_days, covariates)
 
 def fit_pareto_nbd(
     summary,                         # as for `fit_bgnbd`
@@ -301,8 +309,7 @@ def fit_pareto_nbd(
     covariates: Mapping | None = None,
 ) -> Fit:
     "Pareto/NBD (Schmittlein, Morrison and Colombo 1987): leaving has nothing to do with buying."
-    groups, notes = _repeat_rows(summary, period_days, covariates)
-    return _fit("pareto_nbd", groups, groups.members, period_days, covariates, notes)
+    return _fit_repeat("pareto_nbd", summary, period_days, covariates)
 
 # %% ../../nbs/models/06_fits.ipynb #62d47b39
 def fit_bgbb(
@@ -349,11 +356,10 @@ def to_lifetimes(
     model = MODELS[fit.model]
     if not model.lifetimes or fit.covariates:
         raise ParameterError(f"lifetimes has no {fit.model}{' with covariates' if fit.covariates else ''}.")
-    name, parameters = model.lifetimes
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = getattr(import_module("lifetimes"), name)()
-    made.params_ = pd.Series({theirs: fit.parameters[ours] for theirs, ours in zip(parameters, model.parameters, strict=True)})
+        made = getattr(import_module("lifetimes"), model.lifetimes)()
+    made.params_ = pd.Series(fit.parameters)
     scale = made.params_.to_numpy()
     made.variance_matrix_ = pd.DataFrame(np.outer(scale, scale) * fit.covariance, made.params_.index, made.params_.index)
     made.standard_errors_ = pd.Series(np.sqrt(np.diag(made.variance_matrix_)), made.params_.index)
@@ -385,7 +391,7 @@ def save_fit(
     path,      # file, written whole or not at all
 ) -> Path:
     "Write a fit as JSON."
-    held = asdict(fit) | {"covariance": fit.covariance.tolist(), "format": 1}
+    held = fit.to_dict() | {"format": 1}
     write_file(path := Path(path), json.dumps(held, indent=1).encode())
     return path
 
@@ -397,4 +403,4 @@ def load_fit(
     except (OSError, ValueError) as e: raise ParameterError(f"{Path(path).name} is no fit: {e}. Write one with save_fit.") from None
     if not isinstance(held, dict) or held.pop("format", None) != 1 or held.get("model") not in MODELS:
         raise ParameterError(f"{Path(path).name} is no fit of this version. Fit anew and write it with save_fit.")
-    return Fit(**held | {"covariance": np.array(held["covariance"]), "notes": tuple(held["notes"])})
+    return Fit.from_dict(held)

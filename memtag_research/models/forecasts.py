@@ -12,11 +12,10 @@ __all__ = ['REPEAT_MODELS', 'ClvFit', 'fit_clv', 'read_clv', 'predict_clv']
 
 # %% ../../nbs/models/10_forecasts.ipynb #f326d884
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from ..core import NotComputable, ParameterError, check_as_of, did_you_mean
@@ -68,8 +67,9 @@ def fit_clv(
     tested = REPEAT_MODELS[model](before, period_days)
     now = btyd_summary(days, as_of, period_days, first_from=begun).cache()
     buying, (spend, about_spend) = REPEAT_MODELS[model](now, period_days), _spend(now)
-    made = ClvFit(as_of, buying, spend, (as_of - held).days, evaluate_holdout(before, tested), holdout_by_frequency(before, tested),
-                  begun, ws.fingerprint, (*buying.notes, *about_spend, *_doubts(evaluate_holdout(before, tested), model)))
+    foretold = evaluate_holdout(before, tested)
+    made = ClvFit(as_of, buying, spend, (as_of - held).days, foretold, holdout_by_frequency(before, tested), begun, ws.fingerprint,
+                  (*buying.notes, *about_spend, *_doubts(foretold, model)))
     _keep(ws, made)
     return made
 
@@ -103,8 +103,8 @@ def _folder(ws): return Path(ws.root) / "models" / "clv"
 def _keep(ws, made):
     "One file a date, whole or not at all."
     _folder(ws).mkdir(mode=0o700, parents=True, exist_ok=True)
-    fit = lambda f: None if f is None else asdict(f) | {"covariance": f.covariance.tolist()}
-    held = {"format": 1, "as_of": str(made.as_of), "buying": fit(made.buying), "spend": fit(made.spend), "holdout_days": made.holdout_days,
+    held = {"format": 1, "as_of": str(made.as_of), "buying": made.buying.to_dict(), "spend": made.spend and made.spend.to_dict(),
+            "holdout_days": made.holdout_days,
             "holdout": made.holdout.to_dict("split"), "by_frequency": made.by_frequency.to_dict("split"), "notes": made.notes,
             "first_from": made.first_from and str(made.first_from), "fingerprint": made.fingerprint}
     write_file(_folder(ws) / f"{made.as_of}.json", json.dumps(held, indent=1).encode())
@@ -122,7 +122,7 @@ def read_clv(
     path = _folder(ws) / f"{wanted}.json"
     try:
         held = json.loads(path.read_text("utf-8"))
-        fit = lambda f: None if f is None else Fit(**f | {"covariance": np.array(f["covariance"]), "notes": tuple(f["notes"])})
+        fit = lambda f: None if f is None else Fit.from_dict(f)
         day = lambda d: None if d is None else date.fromisoformat(d)
         return ClvFit(day(held["as_of"]), fit(held["buying"]), fit(held["spend"]), held["holdout_days"], pd.DataFrame(**held["holdout"]),
                       pd.DataFrame(**held["by_frequency"]), day(held["first_from"]), held["fingerprint"], tuple(held["notes"]))
