@@ -23,9 +23,10 @@ AS_OF = world.AS_OF
 
 @cache
 def catalogue():
-    "The shipped catalogue, its churn score taken from the one model that the programme has scores of."
+    "The shipped catalogue, its scores taken from the one model that the programme has scores of."
     shipped = shipped_catalogue()
-    return replace(shipped, tags=shipped.tags | {"churn_risk": replace(shipped.tags["churn_risk"], model="vendor_churn", valid_for="120d")})
+    scored = {n: replace(t, model="vendor_churn", valid_for="120d") for n, t in shipped.tags.items() if t.kind == "score"}
+    return replace(shipped, tags=shipped.tags | scored)
 
 
 def evaluated(tables, as_of=AS_OF, con=None, **how) -> pd.DataFrame:

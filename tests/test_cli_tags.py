@@ -82,7 +82,7 @@ def test_many_dates_and_history(root, member):
 
 def test_list_show_and_check(root, tmp_path):
     code, text = memtag("tag", "list", "-w", root, "--class", "lifecycle", "--lang", "en")
-    assert code == 0 and re.findall(r"^\w+", text, re.M) == ["lifecycle", "declining", "churn_risk"]
+    assert code == 0 and re.findall(r"^\w+", text, re.M) == ["lifecycle", "declining", "churn_risk", "clv_outlook"]
     code, text = memtag("tag", "show", "lifecycle", "-w", root)
     assert code == 0 and "member_days.purchase_days" in text and "kind: rules" in text and "，2024-01-01 校准" in text and "生命周期" in text
     assert memtag("tag", "check", "-w", root)[0] == 0
@@ -90,7 +90,7 @@ def test_list_show_and_check(root, tmp_path):
     good.write_text("tags:\n  big: {class: value, kind: flag, title: {en: Big, zh: 大额}, when: spend_365d > 100000}\n", encoding="utf-8")
     bad.write_text("tags:\n  big: {class: value, kind: flag, title: {en: Big, zh: 大额}, when: spend_365 > 100000}\n", encoding="utf-8")
     code, text = memtag("tag", "check", good, "-w", tmp_path)       # no workspace is needed
-    assert code == 0 and "23 tags" in text
+    assert code == 0 and "25 tags" in text
     code, text = memtag("tag", "check", bad, "-w", root)
     assert code == 2 and "bad.yaml:2" in text and "spend_365d" in text and "Traceback" not in text
 

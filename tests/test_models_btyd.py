@@ -11,10 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from memtag_research.core import NotComputable, ParameterError
-from memtag_research.data.engine import as_table, to_frame
+from memtag_research.data.engine import as_table, days_between, to_frame
 from memtag_research.data.grains import member_days_grain
 from memtag_research.models import btyd
-from memtag_research.models.btyd import btyd_groups, btyd_summary
+from memtag_research.models.btyd import btyd_groups, btyd_summary, check_log_covers
 
 few = settings(max_examples=8, deadline=None, derandomize=True)      # each builds grains in an engine
 
@@ -43,6 +43,14 @@ def by_hand(history, as_of, period_days, until=None):
     return pd.DataFrame(rows, columns=names[: 5 if until is None else 8])
 
 
+def covered(lines, until):
+    "The rule by hand: not more silent days before the date than the members' log has had in a row."
+    moved = lines[lines.member_id.notna() & (lines.net_cents != 0) & (lines.local_date < until)]
+    days = sorted(set(moved.local_date))
+    longest = max([(later - day).days - 1 for day, later in zip(days, days[1:], strict=False)], default=0)
+    return (until - days[-1]).days - 1 <= longest
+
+
 def assert_same(left, right):
     pd.testing.assert_frame_equal(left.reset_index(drop=True), right.reset_index(drop=True), check_dtype=False, check_exact=False, rtol=1e-12)
 
@@ -51,7 +59,7 @@ def assert_same(left, right):
 @given(histories, dates, st.sampled_from([1, 7, 30]))
 def test_against_plain_python(history, when, period_days):
     lines, (first, second) = lines_of(history), when
-    assume(on(first) > lines.local_date.min())
+    assume(on(first) > lines.local_date.min() and covered(lines, on(second)))
     assert_same(summary_of(lines, on(first), period_days=period_days), by_hand(history, first, period_days))
     if on(first) <= lines[lines.member_id.notna() & (lines.net_cents != 0)].local_date.max():
         held = summary_of(lines, on(first), period_days=period_days, holdout_until=on(second))
@@ -68,7 +76,7 @@ def assert_blind_to_the_future(lines, as_of):
 @given(histories, st.integers(1, 90))
 def test_cut_and_poison(history, day):
     lines = lines_of(history)
-    assume(lines.local_date.min() < on(day))
+    assume(lines.local_date.min() < on(day) and covered(lines[lines.local_date < on(day)], on(day)))
     assert_blind_to_the_future(lines, on(day))
 
 
@@ -79,6 +87,42 @@ def test_cut_and_poison_would_notice(monkeypatch, seen):
     monkeypatch.setattr(btyd, "known", (lambda t, as_of, ends=None: t) if seen == "rows" else rows_only)
     with pytest.raises(AssertionError):
         for day in (20, 35, 50): assert_blind_to_the_future(lines_of(history_of(3, 120)), on(day))
+
+
+def same(one, other): assert one == other
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(histories, st.integers(1, 60))
+def test_a_date_after_the_log_is_refused_where_its_silence_is_longer_than_any_before(history, beyond):
+    lines = lines_of(history)
+    days = member_days_grain(as_table(lines, engine())).cache()
+    end = to_frame(days.agg(end=days.local_date.max())).end[0].date()
+    until = end + timedelta(beyond)
+    if covered(lines, until): return same(check_log_covers(days, until), until)
+    with pytest.raises(NotComputable, match=f"member_days ends on {end}, .*Pass {end + timedelta(1)}, or ingest more"): btyd_summary(days, until)
+    with pytest.raises(NotComputable, match=f"holdout_until {until} is too late"): btyd_summary(days, end, holdout_until=until)
+
+
+def test_a_pause_that_the_log_knows_is_no_end():
+    "Closed from the 10th to the 19th: ten silent days after the end are a pause like it, eleven are not."
+    days = pd.DataFrame([dict(member_id=m, local_date=on(d), cancelled_date=None, purchase_days=1, net_cents=100)
+                         for m in "ab" for d in (*range(10), *range(20, 30))])
+    assert to_frame(btyd_summary(days, on(40)))["T"].max() == pytest.approx(39 / 7)
+    with pytest.raises(NotComputable, match="longest pause: 10"): btyd_summary(days, on(41))
+    held = to_frame(btyd_summary(days, on(25), holdout_until=on(40)))
+    assert held.x_holdout.tolist() == [5, 5]
+    with pytest.raises(NotComputable, match="11 days of which nothing is known"): btyd_summary(days, on(25), holdout_until=on(41))
+
+
+def test_a_derived_grain_is_not_computed_for_a_date_inside_the_log(monkeypatch):
+    "The end is read off the stored tables: the one query over days is for dates after it."
+    from histories import history_of
+    asked = []
+    monkeypatch.setattr(btyd, "days_between", lambda *a: asked.append(a) or days_between(*a))
+    days = member_days_grain(as_table(lines_of(history_of(3, 100)), engine()))
+    check_log_covers(days, on(60))
+    assert not asked
 
 
 def test_the_holdout_does_not_touch_the_calibration():
@@ -142,8 +186,10 @@ def test_mistakes():
     for period_days in (0, -7, 1.5, "7", True, None):
         with pytest.raises(ParameterError, match="period_days must be a whole number of days"): btyd_summary(days, on(60), period_days)
     with pytest.raises(ParameterError, match="must be after as_of"): btyd_summary(days, on(60), holdout_until=on(60))
+    end = days.local_date.max().date()
     with pytest.raises(NotComputable, match="nothing to hold out"):
-        btyd_summary(days, on(200), holdout_until=on(200) + timedelta(7))
+        btyd_summary(days, end + timedelta(2), holdout_until=end + timedelta(3))
+    with pytest.raises(NotComputable, match="no rows"): check_log_covers(days.head(0), on(60))
     with pytest.raises(ParameterError, match="member_days lacks net_cents"): btyd_summary(days.rename(columns={"net_cents": "cents"}), on(60))
     with pytest.raises(NotComputable, match="no rows"): btyd_summary(days.head(0), on(60))
     with pytest.raises(NotComputable, match="no members"): btyd_groups(to_frame(btyd_summary(days, on(60))).head(0))

@@ -24,7 +24,7 @@ from ..core import NotComputable, ParameterError, check_as_of, check_columns
 from ..data.engine import as_table, known, to_frame
 from ..data.grains import read_member_days
 from ..language import COLOURS, label, use_fonts
-from .btyd import btyd_groups
+from .btyd import btyd_groups, check_log_covers
 from .fits import Fit, parameters_of
 from .predictions import expected_purchases, expected_purchases_new
 
@@ -119,6 +119,7 @@ def track_purchases(
     "Repeat purchases of the calibration's members, step by step, and what each fit expects."
     as_of, until, fits = check_as_of(as_of), check_as_of(until), _named(fits)
     if until <= as_of: raise ParameterError(f"until must be after as_of {as_of}, not {until}.")
+    check_log_covers(member_days, until, "until")
     if fitted := [n for n, f in fits.items() if f.covariates]:
         raise ParameterError(f"{fitted[0]} has covariates: fit one without to track it.")
     births, bought = _calendar(read_member_days(member_days, as_of, ("member_id", "local_date", "cancelled_date", "purchase_days")),
