@@ -1,6 +1,7 @@
 """Modules:
 
 - `memtag_research.commands.base`: Errors as exit codes, options that mean the same everywhere, a workspace opened
+- `memtag_research.commands.churn`: `memtag churn train | evaluate | score`: who will not buy, how sure that is, and a list to call
 - `memtag_research.commands.clv`: `memtag clv fit | predict`: repeat buying with its holdout, and what each member is worth
 - `memtag_research.commands.segments`: `memtag segment list | size | explain | sql | export`
 - `memtag_research.commands.tags`: `memtag tag list | show | check | run | history | diff | assign | explain`
@@ -22,8 +23,13 @@
 - `memtag_research.measures.periods`: A month, quarter, ISO week, year or range of days, and the periods it is compared with
 - `memtag_research.measures.rfm`: How recently, how often and for how much each member bought; scores, classes, segments, migration
 - `memtag_research.measures.sales`: Why member sales changed, split over four factors to the cent, and where they were made
+- `memtag_research.models.bayes`: Four models by simulation from the posterior, for few data or with knowledge of one's own
 - `memtag_research.models.btyd`: What the models of repeat buying need to know of a member: how often, until when, since when
+- `memtag_research.models.churn`: A classifier trained and calibrated forward in time, with reasons for each member
+- `memtag_research.models.churn_checks`: Forward in time, beside baselines, in money; and what has changed since
+- `memtag_research.models.churn_scores`: A churn model with its forward test, kept beside the data; every member scored, with reasons
 - `memtag_research.models.clv`: What each member will buy in the next year, whether she will buy at all, and what that is worth today
+- `memtag_research.models.cutoffs`: Who is asked about at a date, what was known of them then, and whether they came again
 - `memtag_research.models.discrete`: BG/BB for buying at fixed opportunities, sBG for contracts: likelihood with derivatives
 - `memtag_research.models.fits`: Six models fitted in a moment, with errors, intervals, a diagnosis, and a way back to lifetimes
 - `memtag_research.models.forecasts`: Fits with their holdout, kept beside the data; predictions of every member from them
@@ -31,14 +37,18 @@
 - `memtag_research.models.pareto`: Pareto/NBD, buying until one leaves in silence: likelihood with derivatives
 - `memtag_research.models.predictions`: Who is still there, how often they will come, and whether they will come at all
 - `memtag_research.models.repeat`: BG/NBD and MBG/NBD: likelihood with derivatives
+- `memtag_research.models.retention`: How long members stay who say when they leave: by group, by cause, and in years to come
 - `memtag_research.models.spend`: Gamma-Gamma: how much a member spends at a time, judged by her own purchases and by everybody's
 - `memtag_research.models.terms`: Terms with two derivatives, rows that are refused, and quotients of gamma functions that keep their digits
+- `memtag_research.reports.health`: May the models of lifetime value and of churn be believed? The verdict first, then what it stands on.
+- `memtag_research.reports.health_numbers`: Holdouts, forward tests and drift of lifetime and churn models, and a verdict by rules
 - `memtag_research.reports.page`: Key figures, tables, pictures, definitions and checks that every report lays out alike.
 - `memtag_research.reports.parameters`: A report's parameters are read from its notebook and checked before anything starts.
 - `memtag_research.reports.publish`: Whoever opens a report sees the old one or the new one, whole, whatever happens to the run.
 - `memtag_research.reports.runner`: Parameters in, a published page out, or an error that names the cell.
 - `memtag_research.reports.segment`: What happened to member sales and to the members in a period, answer first.
 - `memtag_research.reports.segment_numbers`: Every figure that the segment report prints, computed once, with no word or picture.
+- `memtag_research.reports.segment_risk`: What members are about to do: purchases foretold, members likely to stay away, money at stake
 - `memtag_research.tags.because`: What decided a kind over rows, for one member: shares, rows, entries, scores, distances
 - `memtag_research.tags.calibrate`: Parameters, cut points and centres found on the data, and frozen until the next quarter
 - `memtag_research.tags.catalogues`: Definitions in YAML and Python: read with the place of every mistake, written without loss, overlaid

@@ -12,6 +12,7 @@ import click
 
 from . import __version__
 from .commands.base import Memtag
+from .commands.churn import churn
 from .commands.clv import clv
 from .commands.data import check, forget, ingest, init
 from .commands.measures import metrics, rfm
@@ -28,4 +29,4 @@ def main(debug):
 
     Start with: memtag init DIR --dataset complete-journey, then memtag ingest -w DIR."""
 
-for _command in (init, ingest, check, metrics, rfm, report, tag, segment, clv, forget): main.add_command(_command)
+for _command in (init, ingest, check, metrics, rfm, report, tag, segment, clv, churn, forget): main.add_command(_command)
