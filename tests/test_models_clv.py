@@ -12,8 +12,8 @@ from scipy.stats import binom, norm
 from memtag_research.core import ParameterError
 from memtag_research.data.engine import as_table, to_frame
 from memtag_research.models.btyd import btyd_groups
-from memtag_research.models.clv import outcome_interval, predict_groups, predict_members
-from memtag_research.models.fits import fit_bgnbd, fit_gamma_gamma, fit_mbgnbd, fit_pareto_nbd, fit_sbg, to_lifetimes
+from memtag_research.models.clv import outcome_interval, predict_groups, predict_members, value_at_stake
+from memtag_research.models.fits import Fit, fit_bgnbd, fit_gamma_gamma, fit_mbgnbd, fit_pareto_nbd, fit_sbg, to_lifetimes
 
 REPEAT = {"bgnbd": fit_bgnbd, "mbgnbd": fit_mbgnbd, "pareto_nbd": fit_pareto_nbd}
 DOUBT = 1e-6
@@ -152,3 +152,63 @@ def test_mistakes():
     with pytest.raises(ParameterError, match="level must be a share"): predict_members(frame, fit, draws=20, level=95)
     with pytest.raises(ParameterError, match="lacks repeat_mean_cents"): predict_members(frame.drop(columns="repeat_mean_cents"), fit, spend)
     assert "clv_cents" not in predict_members(frame, fit)
+
+
+# What leaves with her
+
+def lived(model, n, seed, ends):
+    "Members at T, and their purchases until each of the times after it: the same lives, looked at again and again."
+    worlds = [repeat_world(model, n, seed, future=end) for end in ends]
+    assert all((w.x == worlds[0].x).all() and (w.t_x == worlds[0].t_x).all() for w in worlds)
+    return worlds[0], np.stack([w.x_future for w in worlds])
+
+
+@pytest.mark.parametrize("model", REPEAT)
+def test_a_stake_is_the_mean_of_those_who_bought_less_that_of_those_who_did_not(model):
+    "Planted members over 52 weeks: discounted purchases of those with and without one in the first 8, by x, by recency and in all."
+    ends, n, rate = np.arange(2.0, 52.1, 2.0), 60_000, .5      # a rate at which time matters
+    world, counts = lived(model, n, 91, ends)
+    worth = (1 + rate) ** -((ends - 1) * 7 / 365.25) @ np.diff(counts, axis=0, prepend=0)
+    fit, money = planted_fit(model), planted_fit("gamma_gamma")
+    made = value_at_stake(world.assign(member_id=range(n), repeat_mean_cents=1000.0), fit, money, 56, 364, rate)
+    one, bought = made.expected_spend_cents, counts[3] > 0
+    quiet = (world["T"] - world.t_x) / world["T"]
+    for part in (np.ones(n, bool), world.x == 0, world.x.between(1, 3), world.x > 6, (world.x > 1) & (quiet > .4), (world.x > 1) & (quiet < .1)):
+        for name, these, chance in (("bought", bought, 1 - made.p_zero), ("not", ~bought, made.p_zero)):
+            came, rows = worth[these & part], part & (chance > 1e-9)
+            foretold = np.average(made[f"clv_{name}_cents"][rows] / one[rows], weights=chance[rows])
+            assert abs(came.mean() - foretold) < 4.5 * came.std() / np.sqrt(len(came)) + .002 * foretold, (name, came.mean(), foretold)
+    assert made.p_zero @ made.stake_cents == pytest.approx((made.clv_bought_cents - made.clv_cents).sum(), rel=1e-9)
+
+
+def planted_fit(model):
+    parameters = PLANTED[model]
+    return Fit(model, dict(parameters), np.eye(len(parameters)) / 1e4, 0.0, 1, 1, None if model == "gamma_gamma" else 7)
+
+
+@pytest.mark.parametrize("model", REPEAT)
+def test_two_ways_make_one_value(model):
+    "p_zero of the one and the rest of the other give the CLV; a horizon of churn_days has no later money; frames and tables agree."
+    frame = with_money(repeat_world(model, 3000, 5))
+    fit, money = planted_fit(model), planted_fit("gamma_gamma")
+    made = value_at_stake(frame, fit, money, 56, margin=.4)
+    both = made.p_zero * made.clv_not_cents + (1 - made.p_zero) * made.clv_bought_cents
+    assert both.to_numpy() == pytest.approx(predict_members(frame, fit, money, margin=.4).clv_cents.to_numpy(), rel=1e-6, abs=1e-3)
+    assert (made.stake_cents >= 0).all() and made.p_zero.between(0, 1).all()
+    short = value_at_stake(frame, fit, money, 56, 56)
+    assert (short.clv_not_cents == 0).all() and (short.p_zero == made.p_zero).all()
+    table = to_frame(value_at_stake(as_table(frame.drop(columns="alive")), fit, money, 56, margin=.4)).sort_values("member_id")
+    assert table.stake_cents.to_numpy() == pytest.approx(made.sort_values("member_id").stake_cents.to_numpy(), rel=1e-9)
+
+
+def test_who_is_gone_has_nothing_to_lose():
+    gone = pd.DataFrame({"member_id": ["a"], "x": [200], "t_x": [20.0], "T": [200.0], "repeat_mean_cents": [1000.0]})
+    made = value_at_stake(gone, planted_fit("bgnbd"), planted_fit("gamma_gamma"), 56)
+    assert made.p_zero[0] > 1 - 1e-9 and made.stake_cents[0] == 0 and made.clv_cents[0] < 1e-3
+
+
+@pytest.mark.parametrize("churn_days, horizon, said", [(0, 365, "whole number of days"), (400, 365, "churn_days 400 or more")])
+def test_stakes_of_impossible_windows(churn_days, horizon, said):
+    frame = with_money(repeat_world("bgnbd", 10, 5))
+    with pytest.raises(ParameterError, match=said):
+        value_at_stake(frame, planted_fit("bgnbd"), planted_fit("gamma_gamma"), churn_days, horizon)

@@ -24,7 +24,7 @@ def report():
 def list_():
     "List the reports that can be run."
     from memtag_research.reports.parameters import list_reports
-    for r in list_reports(): click.echo(f"{r.name:<12}{r.title}. {r.one_line}")
+    for r in list_reports(): click.echo(f"{r.name:<14}{r.title}. {r.one_line}")
 
 @report.command()
 @click.argument("name")

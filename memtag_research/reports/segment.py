@@ -8,7 +8,7 @@ numbers; nothing here computes a measure."""
 
 # %% auto #0
 __all__ = ['explain', 'page_head', 'notable', 'show_summary', 'show_kpis', 'show_sales', 'show_bridge', 'show_new_members',
-           'show_existing_members', 'show_dormant', 'show_structure', 'show_places', 'show_concentration',
+           'show_existing_members', 'show_dormant', 'show_structure', 'show_places', 'show_risk', 'show_concentration',
            'show_definitions', 'show_quality', 'checks', 'show_checks', 'show_provenance']
 
 # %% ../../nbs/reports_pkg/06_segment.ipynb #a51213d7
@@ -39,6 +39,7 @@ from .segment_numbers import (HORIZONS, Segment, bridge, class_cuts, classes, co
                                                      places, quality, returning, rfm_cells, rfm_of, sales_change,
                                                      seconds, seconds_by_channel, structure, totals_by_other_roads,
                                                      window_days)
+from .segment_risk import BANDS, ahead, at_risk, foretold, repeat_periods
 
 # %% ../../nbs/reports_pkg/06_segment.ipynb #76c31843
 def _say(report, key, **values):
@@ -77,7 +78,17 @@ _REASONS = {
     "why_places": r"sales by place needs", "why_factors": r"all positive in both periods",
     "why_few": r"^few$", "why_liability": r"stand-alone value of a point",
     "why_cost": r"needs the cost of the programme by day",
-    "why_empty": r"there are no .* in (?P<period>\S+)\."}
+    "why_empty": r"there are no .* in (?P<period>\S+)\.",
+    "why_model": r"no model of repeat buying converges at (?P<day>[\d-]+) \((?P<runs>.*)\)",
+    "why_young": r"model of repeat buying needs (?P<needed>\d+) days of log before (?P<day>[\d-]+), "
+                 r"and the log starts on (?P<log_start>\d+-\d+-\d+)",
+    "why_returned": r"model of repeat buying needs (?P<needed>\d+) members who came back",
+    "why_horizon": r"there are (?P<gaps>[\d,]+) such gaps before \S+ (?P<needed>[\d,]+) are needed",
+    "why_churn_log": r"churn model .*?horizon of (?P<horizon>\d+) days (?:needs|is tested on) (?P<needed>\d+) days of log.*?"
+                     r"[Tt]here are (?P<have>\d+)",
+    "why_churn_few": r"members who churned and \S+ who stayed; (?P<needed>\d+) of each",
+    "why_module": r"No module named '(?P<module>[\w.]+)'", "why_correlation": r"members came back with money: a correlation needs",
+    "why_spend": r"order values have no fit", "why_no_periods": r"there are no periods after the first"}
 
 def explain(
     report: Segment,
@@ -808,6 +819,163 @@ def show_places(report):
     shown_ = [_show_places(report, by, table) for by, table in found.items()]
     return Html("".join([question(_say(report, "question_places")), *shown_, small(note)]))
 
+# %% ../../nbs/reports_pkg/06_segment.ipynb #c82afefd
+def _risk_table(report):
+    "By value class: members, how many are expected to stay away, what is at stake, what they are expected to spend."
+    risk = at_risk(report)
+    table = risk["table"][risk["table"].members > 0]
+    hidden = hidden_cells(with_totals(risk["table"][["members", "quiet"]]), report.k)    # section 7 has their sums
+    hidden = hidden.members.reindex([*table.index, "total"]).to_numpy()
+    frame = pd.concat([table, table.sum().to_frame("total").T.astype(table.dtypes)])
+    frame = frame.assign(share=frame.expected / frame.members, label=[_code(report, "rfm_class")(c) for c in frame.index])
+    columns = [Column("label", _word(report, "rfm_class"), "text"), Column("members", _word(report, "members")),
+               Column("expected", _word(report, "expected_away")), Column("share", _word(report, "share"), "rate")]
+    if risk["stake_cents"] is not None: columns += [Column("stake_cents", _word(report, "at_stake"), "money"),
+                                                    Column("clv_cents", _word(report, "value_next_year"), "money")]
+    mask = pd.DataFrame({c.key: hidden for c in columns[1:]})
+    return Table("risk", "", frame.reset_index(drop=True), tuple(columns), mask, total=True)
+
+# %% ../../nbs/reports_pkg/06_segment.ipynb #e3afe3a6
+def _risk_part(report):
+    "The answer of the section: members expected to stay away, money at stake, and by which model."
+    risk, days = at_risk(report), at_risk(report)["horizon_days"]
+    if risk["members"] < report.k: raise NotComputable("few")
+    if risk["stake_cents"] is None: stake = _say(report, "told_no_stake", reason=explain(report, risk["why"]))
+    else: stake = _say(report, "told_stake", stake=_money(report, risk["stake_cents"]),
+                       part=_number(report, risk["stake_cents"] / risk["clv_cents"], "rate"))
+    told = _say(report, "told_risk", n=_number(report, risk["expected"]), people=_people(report, risk["members"]), days=days,
+                share=_number(report, risk["expected"] / risk["members"], "rate"), stake=stake)
+    day = format_date(risk["as_of"] - timedelta(1), report.lang)
+    notes = [_say(report, f"source_{risk['source']}", day=day, model=_MODELS.get(risk["model"], "")),
+             _say(report, "note_horizon" if risk["by_rhythm"] else "note_horizon_given", days=days)]
+    if risk["quiet"] >= report.k: notes.append(_say(report, "note_quiet", people=_people(report, risk["quiet"]), days=days))
+    if risk["stake_cents"] is not None: notes.append(_say(report, "note_stake", days=days))
+    return answer(told) + _keep(report, _risk_table(report)) + small(_say(report, "join").join(notes))
+
+_MODELS = {"bgnbd": "BG/NBD", "mbgnbd": "MBG/NBD", "pareto_nbd": "Pareto/NBD"}
+
+# %% ../../nbs/reports_pkg/06_segment.ipynb #6ed1e69c
+def _foretold_table(report):
+    "What was expected of members known at the start, between which numbers, and what came."
+    then = foretold(report)
+    rows = [("bought_nothing", then["zero"], then["zero_came"], "count"),
+            ("repeat_purchases", then["purchases"], then["purchases_came"], "count"),
+            ("net_of_known", then["money"], then["money_came"], "money")]
+    few = min(then["zero_came"], then["bought"]) < report.k
+    text = lambda v, kind: _number(report, round(v), kind)
+    frame = pd.DataFrame([(_word(report, name), text(t.expected, kind), f"{text(t.low, kind)} – {text(t.high, kind)}", text(came, kind))
+                          for name, t, came, kind in rows if t is not None], columns=["what", "expected", "interval", "came"])
+    columns = (Column("what", "", "text"), Column("expected", _word(report, "expected"), "figure"),
+               Column("interval", _word(report, "interval_90"), "figure"), Column("came", _word(report, "came"), "figure"))
+    return Table("foretold", "", frame, columns, pd.DataFrame({"came": [few, *[False] * (len(frame) - 1)]}))
+
+def _band_table(report):
+    "Members who bought nothing, by the chance of it that they had."
+    rows = foretold(report)["classes"]
+    full = with_totals(pd.DataFrame({"none": rows.came, "bought": rows.members - rows.came}))
+    hidden = hidden_cells(full, report.k).reset_index(drop=True)
+    frame = pd.concat([rows, rows.sum().to_frame("total").T]).reset_index(names="band")
+    frame["label"] = [_word(report, "total") if b == "total" else f"{BANDS[b]:.0%} – {BANDS[b + 1]:.0%}" for b in frame.band]
+    frame = frame.assign(foretold_share=frame.foretold / frame.members, came_share=frame.came / frame.members).astype({"came": "int64"})
+    few = hidden.any(axis=1)
+    mask = pd.DataFrame({"members": hidden.total, "foretold": few, "foretold_share": few, "came": hidden["none"], "came_share": few})
+    columns = (Column("label", _word(report, "chance_of_none"), "text"), Column("members", _word(report, "members")),
+               Column("foretold", _word(report, "expected")), Column("came", _word(report, "came")),
+               Column("foretold_share", _word(report, "expected_share"), "rate"), Column("came_share", _word(report, "came_share"), "rate"))
+    title = _say(report, "title_bands", day=format_date(report.period.start - timedelta(1), report.lang))
+    return Table("foretold_by_chance", title, frame, columns, mask, total=True)
+
+# %% ../../nbs/reports_pkg/06_segment.ipynb #89ded751
+def _foretold_part(report):
+    "The last report's expectation, and what came."
+    then, period = foretold(report), report.period.label(report.lang)
+    text = lambda v: format_number(round(v), report.lang, short=False)
+    low, high = then["purchases"].low, then["purchases"].high
+    held = "interval_held" if low <= then["purchases_came"] <= high else "interval_missed"
+    told = _say(report, "told_foretold", day=format_date(report.period.start - timedelta(1), report.lang), period=period,
+                people=_people(report, then["members"]), expected=text(then["purchases"].expected), came=text(then["purchases_came"]),
+                gap=format_change(then["purchases_came"] / then["purchases"].expected - 1, report.lang))
+    told += _say(report, held, low=text(low), high=text(high))
+    if (m := then["money"]) is not None:
+        told += _say(report, "told_money", expected=_money(report, round(m.expected)), came=_money(report, then["money_came"]))
+        told += _say(report, "interval_held" if m.low <= then["money_came"] <= m.high else "interval_missed",
+                     low=_money(report, round(m.low)), high=_money(report, round(m.high)))
+    if min(then["zero_came"], then["bought"]) >= report.k:
+        told += _say(report, "told_zero", expected=text(then["zero"].expected), came=text(then["zero_came"]))
+    tables = _keep(report, _foretold_table(report)) + _keep(report, _band_table(report))
+    return heading(_say(report, "title_foretold"), 3) + answer(told) + tables
+
+def _ahead_part(report):
+    "The next period, with the last ones before it."
+    next_ = ahead(report)
+    text, period = lambda v: format_number(round(v), report.lang, short=False), parse_period(next_["period"]).label(report.lang)
+    p, m = next_["purchases"], next_["money"]
+    money = "" if m is None else _say(report, "and_money", money=_money(report, round(m.expected)), low=_money(report, round(m.low)),
+                                      high=_money(report, round(m.high)))
+    told = _say(report, "told_ahead", people=_people(report, next_["members"]), period=period, n=text(p.expected), low=text(p.low),
+                high=text(p.high), money=money)
+    tried = _say(report, "tried_models", models=", ".join(_MODELS[n] for n in next_["failed"])) if next_["failed"] else ""
+    note = _say(report, "note_ahead", model=_MODELS[next_["model"]], tried=tried)
+    drawn = figure(lambda ax: _draw_ahead(report, ax), told.replace("*", ""), report.lang, (10, 3), (4.3, 3.2), caption=note)
+    report.tables["ahead"] = _ahead_table(report)
+    return heading(_say(report, "title_ahead", period=period), 3) + answer(told) + drawn
+
+# %% ../../nbs/reports_pkg/06_segment.ipynb #4b225628
+def _expectations(report):
+    "Places on the axis and totals: this period, where a model stood at its start, and the next."
+    n, found = len(repeat_periods(report)), []
+    try: found.append((n - 1, foretold(report)["purchases"]))
+    except NotComputable: pass
+    return [*found, (n, ahead(report)["purchases"])]
+
+def _draw_ahead(report, ax):
+    "Repeat purchases of the last periods, and what was and is expected."
+    rows, points = repeat_periods(report), _expectations(report)
+    ax.plot(range(len(rows)), rows.purchases, color="black", marker="o", markersize=4, label=_word(report, "came"))
+    for i, (at, t) in enumerate(points):
+        ax.errorbar([at], [t.expected], [[t.expected - t.low], [t.high - t.expected]], fmt="o", color=COLOURS["orange"], capsize=4,
+                    markersize=5, markerfacecolor="white" if at < len(rows) else COLOURS["orange"],
+                    label="" if i < len(points) - 1 else f"{_word(report, 'expected')}, {_word(report, 'interval_90')}")
+    at, t = points[-1]
+    ax.annotate(format_number(round(t.expected), report.lang, short=False), (at, t.low), (0, -5), textcoords="offset points", ha="center",
+                va="top", fontsize=9, color="#5b656c")
+    names = [_short(parse_period(p)) for p in (*rows.period, ahead(report)["period"])]
+    step = 1 if is_wide(ax) and len(names[0]) < 8 else 3
+    ax.set_xticks(*zip(*[(i, name) for i, name in enumerate(names) if (len(names) - 1 - i) % step == 0]))
+    ax.margins(y=.22)
+    ax.set_xlim(-.5, len(rows) + .5)
+    ax.yaxis.set_major_formatter(lambda v, _: format_number(round(v), report.lang, short=False))
+    ax.yaxis.set_major_locator(_few_ticks(5))
+    ax.set_ylabel(_word(report, "repeat_purchases"))
+    ax.legend(frameon=False, loc="best", ncols=2 if is_wide(ax) else 1, fontsize=9)
+
+# %% ../../nbs/reports_pkg/06_segment.ipynb #4b2ea233
+def _ahead_table(report):
+    "History and expectations as the files hold them."
+    rows, next_ = repeat_periods(report), ahead(report)["period"]
+    few = (rows.buyers > 0) & (rows.buyers < report.k)
+    frame = pd.concat([rows, pd.DataFrame({"period": [next_]})], ignore_index=True)
+    for column in ("expected", "low", "high"):
+        frame[column] = pd.Series({at: round(getattr(t, column), 1) for at, t in _expectations(report)})
+    columns = (Column("period", _word(report, "period"), "text"), Column("purchases", _word(report, "repeat_purchases")),
+               Column("net_cents", _word(report, "net_of_known"), "money"),
+               *(Column(c, f"{_word(report, 'expected')} ({_word(report, w)})", "raw") for c, w in
+                 (("expected", "mean"), ("low", "lower_limit"), ("high", "upper_limit"))))
+    mask = pd.DataFrame({c: [*few, False] for c in ("purchases", "net_cents")})
+    return Table("ahead", "", frame, columns, mask)
+
+# %% ../../nbs/reports_pkg/06_segment.ipynb #708c1601
+@_section("11", "section_risk")
+def show_risk(report):
+    "Risk: who is about to stay away, what was foretold, what is expected."
+    if not _there(report, at_risk): ahead(report)     # one reason for all of it
+    return Html("".join([question(_say(report, "question_risk")), _optional(report, _risk_part), _optional(report, _foretold_part),
+                         _optional(report, _ahead_part)]))
+
+def _there(report, number_):
+    try: return number_(report) is not None
+    except NotComputable: return False
+
 # %% ../../nbs/reports_pkg/06_segment.ipynb #899231d7
 def _draw_lorenz(report, ax):
     curve = concentration(report)
@@ -877,7 +1045,7 @@ def checks(report):
              Check("sales_cents", "section_kpis", "road_both", everybody, road["member"] + road["other"], "money"),
              Check("buyers", "section_kpis", "member_days", buyers(book, period), road["bought"]),
              Check("members_seen", "road_scored", "member_days", road["scored"] + road["excluded"], road["seen"])]
-    for make in (_check_split, _check_bridge, _check_places, _check_structure):
+    for make in (_check_split, _check_bridge, _check_places, _check_structure, _check_foretold, _check_risk):
         try: found += make(report)
         except NotComputable: pass
     return found
@@ -912,6 +1080,21 @@ def _check_structure(report):
     if not has_before(report): return found
     moved_ = int(migration(report).drop(columns="left").to_numpy().sum())
     return [*found, Check("scored", "migration", "rfm_class", moved_, scored)]
+
+# %% ../../nbs/reports_pkg/06_segment.ipynb #b78b48ab
+def _check_foretold(report):
+    then = foretold(report)
+    found = [Check("members_known", "bought_nothing", "section_risk", then["zero_came"] + then["bought"], then["members"]),
+             Check("bought_nothing", "chance_of_none", "section_risk", int(then["classes"].came.sum()), then["zero_came"])]
+    if "closed_date" in getattr(members_of(report), "columns", ()): return found    # closed accounts are not asked about
+    again = int(repeat_periods(report).purchases.iloc[-1])
+    return [*found, Check("repeat_purchases", "section_risk", "period", then["purchases_came"], again)]
+
+def _check_risk(report):
+    risk = at_risk(report)
+    found = [Check("members_asked", "rfm_class", "lifecycle", int(risk["table"].members.sum()), risk["members"])]
+    if risk["stake_cents"] is None: return found
+    return [*found, Check("at_stake", "rfm_class", "members", int(risk["table"].stake_cents.sum()), risk["stake_cents"], "money")]
 
 # %% ../../nbs/reports_pkg/06_segment.ipynb #7a781581
 @_section("", "section_checks")

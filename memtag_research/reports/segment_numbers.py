@@ -10,8 +10,8 @@ numbers into sentences, pictures and tables."""
 # %% auto #0
 __all__ = ['NUMBERS', 'HORIZONS', 'Segment', 'load_segment', 'number', 'report_numbers', 'kpis', 'key_figures', 'limits',
            'sales_change', 'member_days_of', 'members_of', 'bridge', 'funnel', 'first_buyer_days', 'seconds',
-           'seconds_by_channel', 'cohorts', 'returning', 'window_days', 'rfm_of', 'has_before', 'class_cuts', 'classes',
-           'migration', 'rfm_cells', 'structure', 'concentration', 'gini', 'places', 'folded', 'quality',
+           'seconds_by_channel', 'cohorts', 'returning', 'window_days', 'rfm_of', 'has_before', 'class_cuts', 'classed',
+           'classes', 'migration', 'rfm_cells', 'structure', 'concentration', 'gini', 'places', 'folded', 'quality',
            'totals_by_other_roads']
 
 # %% ../../nbs/reports_pkg/05_segment_numbers.ipynb #a51213d7
@@ -269,12 +269,18 @@ def class_cuts(report):
     as_of = report.period.start if has_before(report) else report.period.end
     return rfm_cuts(rfm_of(report, as_of), how="mean", as_of=as_of)
 
-def _classed(report, as_of): return rfm_class(rfm_of(report, as_of), class_cuts(report))
+# %% ../../nbs/reports_pkg/05_segment_numbers.ipynb #9f88f047
+def classed(
+    report: Segment,
+    as_of: date,      # exclusive
+) -> pd.DataFrame:    # see `rfm_class`
+    "The value class of every member with a valid order."
+    return rfm_class(rfm_of(report, as_of), class_cuts(report))
 
 @number
 def classes(report):
     "Members, spend and days since the last purchase of the eight value classes."
-    groups = _classed(report, report.period.end).groupby("rfm_class")
+    groups = classed(report, report.period.end).groupby("rfm_class")
     table = groups.agg(members=("member_id", "size"), spend_cents=("spend_cents", "sum"), recency_days=("recency_days", "mean"))
     table = table.reindex(list(RFM_CLASSES)).rename_axis("rfm_class")
     return table.fillna({"members": 0, "spend_cents": 0}).astype({"members": "int64", "spend_cents": "int64"})
@@ -285,7 +291,7 @@ def migration(report):
     "Members by value class at the period's start and at its end."
     if not has_before(report):
         raise _too_early(report, report.period.start - timedelta(28))
-    return rfm_migration(_classed(report, report.period.start), _classed(report, report.period.end))
+    return rfm_migration(classed(report, report.period.start), classed(report, report.period.end))
 
 @number
 def rfm_cells(report):
@@ -303,7 +309,7 @@ def _status(report):
 @number
 def structure(report):
     "Members by lifecycle stage and value class."
-    both = _status(report)[["member_id", "stage"]].merge(_classed(report, report.period.end)[["member_id", "rfm_class"]], "left",
+    both = _status(report)[["member_id", "stage"]].merge(classed(report, report.period.end)[["member_id", "rfm_class"]], "left",
                                                          "member_id")
     table = pd.crosstab(both.stage, both.rfm_class.fillna("none"))
     return table.reindex(index=[s for s in (*STAGES, "unknown") if s in table.index],
