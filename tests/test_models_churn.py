@@ -12,6 +12,7 @@ import pytest
 import tag_world
 from scipy.stats import spearmanr
 
+from memtag_research.commands.reports import _stands_on
 from memtag_research.core import DefinitionError, EvidenceError, NotComputable, ParameterError
 from memtag_research.data.engine import to_frame
 from memtag_research.data.simulate import make_programme
@@ -250,7 +251,9 @@ def test_an_order_that_turns_over_is_refused(panel):
 
 def test_kept_and_read_again(tmp_path):
     ws = make_programme(1_200, "2022-07-01", "2024-07-01", seed=8, directory=tmp_path / "ws").workspace
+    before = _stands_on(ws)
     made = churn_scores.fit_churn(ws, "2024-05-01", HORIZON, tests=1)
+    assert _stands_on(ws) not in (before, ws.fingerprint), "a report would be skipped though it would ask another model"
     again, panel = churn_scores.read_churn(ws), cutoffs.churn_panel(ws, ["2024-06-01"], HORIZON)
     np.testing.assert_array_equal(again.model.predict(panel), made.model.predict(panel))
     pd.testing.assert_frame_equal(again.model.importance, made.model.importance)

@@ -9,6 +9,7 @@ __all__ = ['report', 'list_', 'params', 'run']
 
 # %% ../../nbs/commands/03_reports.ipynb #d86e48ac
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import click
@@ -38,6 +39,12 @@ def _pairs(ctx, option, values):
         if "=" not in value: raise click.BadParameter(f"{value!r} is not of the form name=value.")
     return dict(v.split("=", 1) for v in values)
 
+def _stands_on(ws):
+    "Hash of the data, and of the churn models that the workspace keeps: reports ask the newest."
+    kept = sorted((ws.root / "models" / "churn").glob("*.json"))
+    if not kept: return ws.fingerprint
+    return sha256(b"".join([ws.fingerprint.encode(), *(p.name.encode() + p.read_bytes() for p in kept)])).hexdigest()
+
 def _progress(cell, cells, heading, seconds):
     "One line that renews itself; on a terminal only."
     click.echo(f"\r\033[K{cell} of {cells}  {seconds:4.0f} s  {heading[:60]}", nl=False, err=True)
@@ -61,7 +68,7 @@ def run(name, root, period, lang, scope, given, out, force):
     params = {**given, "workspace": str(ws.root), **({"scope": scope} if scope else {})}
     terminal = sys.stderr.isatty()
     try:
-        done = run_report(name, params, fingerprint=ws.fingerprint, period=parse_period(period).text, lang=lang or ws.config.lang,
+        done = run_report(name, params, fingerprint=_stands_on(ws), period=parse_period(period).text, lang=lang or ws.config.lang,
                           out=Path(out) if out else ws.root / "reports", force=force, progress=_progress if terminal else None,
                           extra_manifest={"workspace": ws.config.name})
     finally:

@@ -25,12 +25,12 @@ from ..measures.periods import Period, parse_period
 from ..models.btyd import btyd_summary
 from ..models.churn import ChurnModel, feature_title, train_churn
 from ..models.churn_checks import (PSI_WATCH, calibration_table, churn_drift, evaluate_churn, forward_predictions,
-                                                 lift_table)
+                                                 lift_table, wilson)
 from ..models.churn_checks import test_cutoffs as dates_to_test
 from ..models.churn_scores import score_churn
 from ..models.cutoffs import churn_horizon, churn_panel
 from ..models.holdout import evaluate_holdout, holdout_by_frequency, spend_and_frequency, track_purchases
-from .segment_risk import first_fit, one_thread
+from .segment_risk import first_fit
 
 # %% ../../nbs/reports_pkg/07_health_numbers.ipynb #484b4758
 class Health:
@@ -123,8 +123,7 @@ def horizon(report):
 def forward(report):
     "What models made at earlier dates told, and what came; measures beside baselines, calibration, gain."
     end, days = report.as_of, horizon(report)
-    with one_thread():
-        told = forward_predictions(report.ws, dates_to_test(report.ws, days, until=end), days, until=end)
+    told = forward_predictions(report.ws, dates_to_test(report.ws, days, until=end), days, until=end)
     table = evaluate_churn(told)
     return {"dates": sorted({c.date() for c in told.cutoff}), "measures": table, "members": len(told), "churned": int(told.churned.sum()),
             "calibration": together(calibration_table(told.churned, told[MODEL]), report.k),
@@ -135,30 +134,28 @@ def together(
     k: int,               # fewer who churned, or stayed, are not told alone
 ) -> pd.DataFrame:        # the same columns
     "Neighbouring classes joined, least told first, until each has k who churned and k who stayed."
-    rows, z = [], 1.959964
+    rows = []
     for t in table.itertuples():
         one = np.array([t.members, t.told * t.members, round(t.came * t.members)], float)
         open_ = rows and not k <= rows[-1][2] <= rows[-1][0] - k
         rows = [*rows[:-1], rows[-1] + one] if open_ else [*rows, one]
     if len(rows) > 1 and not k <= rows[-1][2] <= rows[-1][0] - k: rows[-2:] = [rows[-2] + rows[-1]]
     n, told, came = np.array(rows).T
-    share = came / n
-    centre, half = (share + z**2 / (2 * n)) / (1 + z**2 / n), z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    return pd.DataFrame({"members": n.astype(int), "told": told / n, "came": share, "ci_lower": centre - half, "ci_upper": centre + half})
+    low, high = wilson(came / n, n)
+    return pd.DataFrame({"members": n.astype(int), "told": told / n, "came": came / n, "ci_lower": low, "ci_upper": high})
 
 # %% ../../nbs/reports_pkg/07_health_numbers.ipynb #e37e133f
 @figure_of
 def in_use(report):
     "The model that is asked today: where it comes from, its importance, and how far members have moved from its own."
     end = report.as_of
-    with one_thread():
-        try: model, source = score_churn(report.ws, end).fit.model, "kept"
-        except (MemtagError, ImportError): model, source = train_churn(report.ws, end, horizon(report)), "trained"
-        panel = churn_panel(report.ws, [end], model.horizon_days, model.groups, model.eligible)
-        return {"source": source, "as_of": model.as_of, "age_days": (end - model.as_of).days, "horizon_days": model.horizon_days,
-                "estimator": model.estimator_name, "rows": model.members, "cutoffs": model.cutoffs, "importance": _groups(model),
-                "drift": churn_drift(model, panel), "members": len(panel.rows),
-                "titles": {lang: {n: feature_title(model, n, lang) for n in model.features} for lang in ("en", "zh")}}
+    try: model, source = score_churn(report.ws, end).fit.model, "kept"
+    except (MemtagError, ImportError): model, source = train_churn(report.ws, end, horizon(report)), "trained"
+    panel = churn_panel(report.ws, [end], model.horizon_days, model.groups, model.eligible)
+    return {"source": source, "as_of": model.as_of, "age_days": (end - model.as_of).days, "horizon_days": model.horizon_days,
+            "estimator": model.estimator_name, "rows": model.members, "cutoffs": model.cutoffs, "importance": _groups(model),
+            "drift": churn_drift(model, panel), "members": len(panel.rows),
+            "titles": {lang: {n: feature_title(model, n, lang) for n in model.features} for lang in ("en", "zh")}}
 
 def _groups(model: ChurnModel):
     "Importance of whole groups, most important first."

@@ -12,8 +12,7 @@ know no season and no promotion."""
 
 # %% auto #0
 __all__ = ['MIN_MEMBERS', 'MIN_DAYS', 'BANDS', 'VALUE_DAYS', 'Known', 'known_at', 'first_fit', 'Total', 'zero_total',
-           'purchase_totals', 'foretold', 'next_period', 'ahead', 'repeat_periods', 'Chances', 'one_thread',
-           'chances_of', 'at_risk']
+           'purchase_totals', 'foretold', 'next_period', 'ahead', 'repeat_periods', 'Chances', 'chances_of', 'at_risk']
 
 # %% ../../nbs/reports_pkg/05a_segment_risk.ipynb #1acd5943
 import warnings
@@ -256,12 +255,6 @@ def _horizon(report):
         return min(report.book.dormant_days, 364), False
 
 # %% ../../nbs/reports_pkg/05a_segment_risk.ipynb #b710bb9b
-def one_thread():
-    "Small trees of one program on several threads wait for each other."
-    import sklearn.ensemble  # noqa: F401  only libraries that are loaded can be limited
-    from threadpoolctl import threadpool_limits
-    return threadpool_limits(1, "openmp")
-
 def _end(report):
     "The period's end, where the log tells who came until then."
     if report.period.end <= report.ws.log_end + timedelta(days=1): return report.period.end
@@ -301,8 +294,7 @@ def chances_of(
 
 def _best_chances(report):
     for road in () if report.book.scope else (_kept, _trained):
-        try:
-            with one_thread(): return road(report)
+        try: return road(report)
         except (MemtagError, ImportError): pass      # no model, too short a log, an extra that is not installed
     return _zero(report)
 
