@@ -107,8 +107,8 @@ def test_probabilities_meet_the_planted_truth(world, panel, model):
     told, true = model.predict(asked), truth.reindex(asked.member_id).to_numpy()
     known = ~np.isnan(true)
     assert known.mean() > .9 and spearmanr(told[known], true[known]).statistic > .7
-    table = churn_checks.calibration_table(true[known], told[known], 5)
-    assert (table.told - table.came).abs().max() < .09
+    fifths = pd.DataFrame({"told": told[known], "true": true[known]}).groupby(pd.qcut(told[known], 5, labels=False)).mean()
+    assert (fifths.told - fifths.true).abs().max() < .09
 
 
 def test_lifetime_baseline_is_the_published_formula(ws, panel):
@@ -235,9 +235,22 @@ def test_wrong_questions_say_what_to_do(ws, panel):
     with pytest.raises(DefinitionError, match="recency_days"): cutoffs.churn_panel(ws, [AS_OF], 60, eligible="recensy_days < 3")
     with pytest.raises(ParameterError, match="has no predict_proba"): churn.train_on(panel, AS_OF, object())
     with pytest.raises(NotComputable, match="ends on"): churn.train_churn(ws, "2025-01-01")
-    with pytest.raises(NotComputable, match="tested on"): churn_checks.test_cutoffs(ws, 300)
+    with pytest.raises(NotComputable, match="tested on"): churn_checks.cutoffs_to_test(ws, 300)
     with pytest.raises(ParameterError, match="up to 10 groups"): churn.group_shares(
         replace(churn.train_on(panel, AS_OF, "logistic"), groups={str(i): (n,) for i, n in enumerate(panel.features)}), panel.at(AS_OF).head(2))
+
+
+def test_wrong_arrays_say_which(ws):
+    for measure in (churn_checks.churn_measures, churn_checks.calibration_table, churn_checks.lift_table):
+        for churned, p, why in (([1, 0], [.5], "one value a member"), ([], [], "one value a member"), ([1, 2], [.5, .6], "must be 1 or 0"),
+                                ([1, 0], [.5, 1.2], "from 0 to 1"), ([1, 0], [.5, np.nan], "from 0 to 1")):
+            with pytest.raises(ParameterError, match=why): measure(churned, p)
+    with pytest.raises(ParameterError, match="n must be"): churn_checks.lift_table([1, 0], [.5, .6], 0)
+    with pytest.raises(ParameterError, match="value_cents"): churn_checks.churn_profit([1, 0], [.5, .6], [5, np.nan], 1)
+    with pytest.raises(ParameterError, match="eligible must be a rule"): cutoffs.churn_panel(ws, [AS_OF], 60, eligible="")
+    with pytest.raises(ParameterError, match="horizon_days must be"): churn.train_churn(ws, AS_OF, 0)
+    with pytest.raises(ParameterError, match="Did you mean 'eligible'"): churn_scores.fit_churn(ws, AS_OF, 60, elegible="x")
+    with pytest.raises(ParameterError, match="tests must be"): churn_scores.fit_churn(ws, AS_OF, 60, tests=0)
 
 
 def test_an_order_that_turns_over_is_refused(panel):
@@ -258,7 +271,11 @@ def test_kept_and_read_again(tmp_path):
     np.testing.assert_array_equal(again.model.predict(panel), made.model.predict(panel))
     pd.testing.assert_frame_equal(again.model.importance, made.model.importance)
     assert again.notes == made.notes and {p.stat().st_mode & 0o077 for p in (ws.root / "models").rglob("*") if p.is_dir()} == {0}
-    text = (ws.root / "models/churn/2024-05-01.json").read_text()
+    path = ws.root / "models/churn/2024-05-01.json"
+    text = path.read_text()
+    path.write_text(text.replace('"horizon_days": 60', '"horizon_days": 90'))
+    with pytest.raises(ParameterError, match="is not what was written"): churn_scores.read_churn(ws)
+    path.write_text(text)
     assert not any(m in text for m in panel.rows.member_id), "a member in the file of a model"
     churn_scores.fit_churn(ws, "2024-05-01", HORIZON, "logistic", tests=1)
     assert len(list((ws.root / "models/churn").glob("*.skops"))) == 1 and churn_scores.read_churn(ws).model.estimator_name == "logistic"

@@ -21,7 +21,7 @@ def churn():
     "Churn: train, evaluate, score."
 
 def _horizon_option(command):
-    about = "No purchase in so many days is churn; by the rhythm of purchases by default."
+    about = "No purchase in so many days is churn; by default by the rhythm of purchases (evaluate: of the kept model)."
     return click.option("--horizon-days", type=int, help=about)(command)
 
 def _estimator_option(command):
@@ -78,15 +78,20 @@ def evaluate(root, until, horizon_days, tests, out, lang):
     from datetime import timedelta
 
     from memtag_research.data.workspace import open_workspace
-    from memtag_research.models.churn_checks import evaluate_churn, forward_predictions, test_cutoffs
-    from memtag_research.models.cutoffs import churn_horizon
+    from memtag_research.models.churn_checks import cutoffs_to_test, evaluate_churn, forward_predictions
     if tests < 1: raise ParameterError(f"--tests must be 1 or more, not {tests}.")
     ws = open_workspace(root)
     end = until or ws.log_end + timedelta(days=1)
-    horizon = horizon_days or churn_horizon(ws.table("member_days"), end)
-    table = evaluate_churn(forward_predictions(ws, test_cutoffs(ws, horizon, tests, until=end), horizon, until=end))
+    horizon = horizon_days if horizon_days is not None else _usual_horizon(ws, end)
+    table = evaluate_churn(forward_predictions(ws, cutoffs_to_test(ws, horizon, tests, until=end), horizon, until=end))
     _say_test(table, horizon, lang or ws.config.lang)
     if out: write_table(table.reset_index(), out)
+
+def _usual_horizon(ws, end):
+    "That of the newest model that is kept, else by the rhythm of purchases."
+    from memtag_research.models.churn_scores import kept_dates, read_churn
+    from memtag_research.models.cutoffs import churn_horizon
+    return read_churn(ws).model.horizon_days if kept_dates(ws) else churn_horizon(ws.table("member_days"), end)
 
 # %% ../../nbs/commands/07_churn.ipynb #18c2d99f
 @churn.command()

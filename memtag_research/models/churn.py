@@ -70,7 +70,7 @@ def threads_for(
     return threadpool_limits(1, user_api="openmp") if n < 100_000 else nullcontext()
 
 # %% ../../nbs/models/12_churn.ipynb #e4bef692
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ChurnModel(Noted):
     "A trained and calibrated model of churn."
     as_of: date                # exclusive end of what it has seen, labels too
@@ -93,6 +93,9 @@ class ChurnModel(Noted):
     currency: str = ""
     fingerprint: str = ""      # of the data
 
+    def __repr__(self):
+        return (f"ChurnModel({self.estimator_name}, no purchase in {self.horizon_days} days, made at {self.as_of} of {self.members:,} "
+                f"rows at {len(self.cutoffs)} cut-offs, {self.churned:,} churned)")
     @property
     def features(self) -> list: "Columns that it reads, in order."; return [n for names in self.groups.values() for n in names]
     def log_odds(self, rows) -> np.ndarray:
@@ -245,11 +248,11 @@ def churn_reasons(
         group = shares.columns.to_numpy()[order[:, rank]]
         feature = names.to_numpy()[np.arange(len(rows)), names.columns.get_indexer(group)]
         parts.append(pd.DataFrame({"member_id": rows.member_id, "p_churn": chance, "rank": rank + 1, "group": group,
-                                   "log_odds": shares.to_numpy()[np.arange(len(rows)), order[:, rank]], "feature": feature,
+                                   "log_odds": np.take_along_axis(shares.to_numpy(), order[:, [rank]], 1)[:, 0], "feature": feature,
                                    "value": values[np.arange(len(rows)), pd.Index(model.features).get_indexer(feature)],
                                    "typical": pd.Series(feature).map(model.typical).to_numpy()}))
-    made = pd.concat(parts).query("log_odds > 0").sort_values(["p_churn", "member_id", "rank"], ascending=[False, True, True])
-    return made.reset_index(drop=True)
+    made = pd.concat(parts).query("log_odds > 0 and value == value")
+    return made.sort_values(["p_churn", "member_id", "rank"], ascending=[False, True, True], ignore_index=True)
 
 # %% ../../nbs/models/12_churn.ipynb #94e40f47
 def group_shares(
@@ -322,7 +325,8 @@ def train_churn(
 ) -> ChurnModel:
     "A model of churn made of what was known at a date."
     as_of = check_log_covers(ws.table("member_days"), as_of)
-    horizon = horizon_days or churn_horizon(ws.table("member_days"), as_of)
+    new_estimator(estimator)
+    horizon = horizon_days if horizon_days is not None else churn_horizon(ws.table("member_days"), as_of)
     panel = churn_panel(ws, cutoffs_before(as_of, horizon, ws.log_start, step_days, most), horizon, features, eligible, catalogue)
     model = train_on(panel, as_of, estimator)
     check_future(panel, as_of, estimator, accept)

@@ -76,7 +76,7 @@ def cutoffs_before(
     last, first = calibration - timedelta(days=horizon_days), log_start + timedelta(days=history)
     if last < first: raise NotComputable(
         f"a churn model at {as_of} with a horizon of {horizon_days} days needs {2 * horizon_days + history} days of log: {history} to "
-        f"look back on, {horizon_days} to learn from, {horizon_days} to calibrate on. There are {(as_of - log_start).days}. Take a "
+        f"look back on, {horizon_days} to learn from, {horizon_days} to calibrate on. There are {max(0, (as_of - log_start).days)}. Take a "
         "shorter horizon_days, or p_zero of a CLV model (memtag clv predict), which needs no labels.")
     training = [last - timedelta(days=step_days * i) for i in range(most)]
     return (*sorted(c for c in training if c >= first), calibration)
@@ -127,6 +127,8 @@ def churn_panel(
 ) -> Panel:
     "Eligible members at each cut-off: what was known, and whether they came again."
     check_whole(horizon_days=horizon_days)
+    if not isinstance(eligible, str) or not eligible.strip(): raise ParameterError(
+        f"eligible must be a rule of the tag language, such as {ELIGIBLE!r}, not {eligible!r}.")
     cutoffs, groups = sorted({check_as_of(c) for c in cutoffs}), _groups(features)
     if not cutoffs: raise ParameterError("cutoffs must name at least one local date.")
     own = Segment(name="churn_eligible", title={"en": "asked about churn"}, where=eligible, purpose="analysis")

@@ -24,10 +24,9 @@ from ..data.workspace import open_workspace
 from ..measures.periods import Period, parse_period
 from ..models.btyd import btyd_summary
 from ..models.churn import ChurnModel, feature_title, train_churn
-from ..models.churn_checks import (PSI_WATCH, calibration_table, churn_drift, evaluate_churn, forward_predictions,
+from ..models.churn_checks import (PSI_WATCH, calibration_table, churn_drift, cutoffs_to_test, evaluate_churn, forward_predictions,
                                                  lift_table, wilson)
-from ..models.churn_checks import test_cutoffs as dates_to_test
-from ..models.churn_scores import score_churn
+from ..models.churn_scores import kept_dates, read_churn, score_churn
 from ..models.cutoffs import churn_horizon, churn_panel
 from ..models.holdout import evaluate_holdout, holdout_by_frequency, spend_and_frequency, track_purchases
 from .segment_risk import first_fit
@@ -116,14 +115,16 @@ MODEL = "boosting"     # the estimator that is judged
 
 @figure_of
 def horizon(report):
-    "Days without a purchase that are called churn."
-    return report.horizon_days or churn_horizon(report.ws.table("member_days"), report.as_of)
+    "Days without a purchase that are called churn: as asked, else those of the kept model, else by the rhythm of purchases."
+    if report.horizon_days: return report.horizon_days
+    kept = [d for d in kept_dates(report.ws) if d <= report.as_of]
+    return read_churn(report.ws, kept[-1]).model.horizon_days if kept else churn_horizon(report.ws.table("member_days"), report.as_of)
 
 @figure_of
 def forward(report):
     "What models made at earlier dates told, and what came; measures beside baselines, calibration, gain."
     end, days = report.as_of, horizon(report)
-    told = forward_predictions(report.ws, dates_to_test(report.ws, days, until=end), days, until=end)
+    told = forward_predictions(report.ws, cutoffs_to_test(report.ws, days, until=end), days, until=end)
     table = evaluate_churn(told)
     return {"dates": sorted({c.date() for c in told.cutoff}), "measures": table, "members": len(told), "churned": int(told.churned.sum()),
             "calibration": together(calibration_table(told.churned, told[MODEL]), report.k),

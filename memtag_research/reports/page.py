@@ -231,6 +231,7 @@ def export_tables(
 ) -> list:           # paths written
     "Write every table as CSV and all of them as one workbook."
     from openpyxl.styles import Font
+    if not tables: return []
     folder = Path(output_dir) / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     frames = {t.name: _exported(t, currency) for t in tables}

@@ -560,6 +560,7 @@ def _shown_cohorts(report):
     rows = cohorts(report).copy()
     few = lambda n: (n > 0) & (n < report.k)
     rows["share"] = rows.share.mask((rows.age > 0) & (few(rows.active) | few(rows.members - rows.active)))
+    if not (rows.members >= report.k).any(): raise NotComputable("few")
     return rows[rows.members >= report.k].assign(cohort=rows.cohort + np.where(rows.left_censored, "*", ""))
 
 def _cohort_table(report):
@@ -841,13 +842,12 @@ def _risk_part(report):
     risk, days = at_risk(report), at_risk(report)["horizon_days"]
     if risk["members"] < report.k: raise NotComputable("few")
     if risk["stake_cents"] is None: stake = _say(report, "told_no_stake", reason=explain(report, risk["why"]))
-    else: stake = _say(report, "told_stake", stake=_money(report, risk["stake_cents"]),
-                       part=_number(report, risk["stake_cents"] / risk["clv_cents"], "rate"))
+    else: stake = _say(report, "told_stake", stake=_money(report, risk["stake_cents"]))
     told = _say(report, "told_risk", n=_number(report, risk["expected"]), people=_people(report, risk["members"]), days=days,
                 share=_number(report, risk["expected"] / risk["members"], "rate"), stake=stake)
     day = format_date(risk["as_of"] - timedelta(1), report.lang)
     notes = [_say(report, f"source_{risk['source']}", day=day, model=_MODELS.get(risk["model"], "")),
-             _say(report, "note_horizon" if risk["by_rhythm"] else "note_horizon_given", days=days)]
+             _say(report, f"note_horizon{risk['horizon_from']}", days=days)]
     if risk["quiet"] >= report.k: notes.append(_say(report, "note_quiet", people=_people(report, risk["quiet"]), days=days))
     if risk["stake_cents"] is not None: notes.append(_say(report, "note_stake", days=days))
     return answer(told) + _keep(report, _risk_table(report)) + small(_say(report, "join").join(notes))

@@ -244,15 +244,15 @@ class Chances(NamedTuple):
     model: str             # its name
     as_of: date            # what the model has seen ends here
     horizon_days: int
-    by_rhythm: bool        # whether the horizon was read off the purchases
+    horizon_from: str      # where the horizon is from: the rhythm of purchases (empty), `_given` by the workspace, `_kept` with the model
     members: pd.DataFrame  # member_id, p_churn
 
 def _horizon(report):
     "Days without a purchase that are called churn: by the rhythm of purchases, or the workspace's `dormant_days`; and which."
-    try: return min(churn_horizon(member_days_of(report), report.period.end), 364), True
+    try: return min(churn_horizon(member_days_of(report), report.period.end), 364), ""
     except NotComputable:
         if report.book.dormant_days is None: raise
-        return min(report.book.dormant_days, 364), False
+        return min(report.book.dormant_days, 364), "_given"
 
 # %% ../../nbs/reports_pkg/05a_segment_risk.ipynb #b710bb9b
 def _end(report):
@@ -266,24 +266,24 @@ def _kept(report):
     model = score_churn(report.ws, end).fit.model
     rows = churn_panel(report.ws, [end], model.horizon_days, model.groups, model.eligible).rows
     told = rows[["member_id"]].assign(p_churn=model.predict(rows))
-    return Chances("kept", model.estimator_name, model.as_of, model.horizon_days, True, told)
+    return Chances("kept", model.estimator_name, model.as_of, model.horizon_days, "_kept", told)
 
 def _trained(report):
     "By a model made of what was known at the period's end."
-    end, (horizon, by_rhythm) = _end(report), _horizon(report)
+    end, (horizon, horizon_from) = _end(report), _horizon(report)
     cutoffs = cutoffs_before(end, horizon, report.ws.log_start)
     panel = churn_panel(report.ws, (*cutoffs, end), horizon)
     model = train_on(panel, end)
     check_future(panel, end)
     rows = panel.at(end)
-    return Chances("trained", model.estimator_name, end, horizon, by_rhythm, rows[["member_id"]].assign(p_churn=model.predict(rows)))
+    return Chances("trained", model.estimator_name, end, horizon, horizon_from, rows[["member_id"]].assign(p_churn=model.predict(rows)))
 
 # %% ../../nbs/reports_pkg/05a_segment_risk.ipynb #944470de
 def _zero(report):
-    known_, (horizon, by_rhythm) = known_at(report, report.period.end), _horizon(report)
+    known_, (horizon, horizon_from) = known_at(report, report.period.end), _horizon(report)
     m = known_.members
     p = p_zero(known_.buying.model, known_.buying.parameters, horizon / 7, m.x, m.t_x, m["T"])
-    return Chances("p_zero", known_.buying.model, known_.as_of, horizon, by_rhythm, m[["member_id"]].assign(p_churn=p))
+    return Chances("p_zero", known_.buying.model, known_.as_of, horizon, horizon_from, m[["member_id"]].assign(p_churn=p))
 
 def chances_of(
     report: Segment,
@@ -295,7 +295,8 @@ def chances_of(
 def _best_chances(report):
     for road in () if report.book.scope else (_kept, _trained):
         try: return road(report)
-        except (MemtagError, ImportError): pass      # no model, too short a log, an extra that is not installed
+        except (NotComputable, ImportError): pass    # no model, too short a log, an extra that is not installed
+        except MemtagError as e: raise NotComputable(str(e)) from None      # a damaged model, a feature that has seen the future
     return _zero(report)
 
 # %% ../../nbs/reports_pkg/05a_segment_risk.ipynb #3aed04af
@@ -318,7 +319,7 @@ def at_risk(report):
     groups = asked.assign(members=1, expected=asked.p_churn, clv_cents=asked.get("clv_cents", 0)).groupby("rfm_class")
     table = groups[["members", "expected", "stake_cents", "clv_cents"]].sum().reindex(list(RFM_CLASSES)).assign(quiet=quiet).fillna(0)
     table = table.astype({c: "int64" for c in table if c != "expected"}).rename_axis("rfm_class")
-    return {**{name: getattr(chances, name) for name in ("source", "model", "as_of", "horizon_days", "by_rhythm")}, "table": table,
+    return {**{name: getattr(chances, name) for name in ("source", "model", "as_of", "horizon_days", "horizon_from")}, "table": table,
             "members": members, "quiet": int(table.quiet.sum()), "expected": float(asked.p_churn.sum()), "why": why,
             "stake_cents": int(asked.stake_cents.sum()) if money is not None else None,
             "clv_cents": int(asked.clv_cents.sum()) if money is not None else None}
