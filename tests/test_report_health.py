@@ -175,3 +175,16 @@ def test_a_wrong_question_is_refused_early(roots, asked, said):
 
 def test_the_notebook_declares_its_parameters():
     assert [p.name for p in report_parameters("model_health")] == ["workspace", "period", "lang", "k", "horizon_days", "output_dir"]
+
+
+def test_a_programme_of_thirty_has_both_reports(tmp_path):
+    "No cohort, store or model reaches k members: every section says so, none fails."
+    from memtag_research.data.simulate import make_programme
+    from memtag_research.reports import segment
+    from memtag_research.reports.segment_numbers import load_segment
+    root = make_programme(30, "2023-01-01", "2025-01-01", seed=3, directory=tmp_path / "ws").workspace.root
+    small = load_segment(str(root), "2024-12", output_dir=str(tmp_path / "segment"))
+    for show in (f for name, f in vars(segment).items() if name.startswith("show_")): assert show(small)
+    judged_ = load_health(str(root), "2024-12", output_dir=str(tmp_path / "health"))
+    for show in SECTIONS: assert show(judged_)
+    assert {verdict(judged_, half) for half in ("clv", "churn")} <= {"none", "ok", "warn", "fail"}

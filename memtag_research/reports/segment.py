@@ -806,8 +806,9 @@ def _show_places(report, by, table):
         told = _say(report, "told_places", up=int((change > 0).sum()), down=int((change < 0).sum()),
                     n=int(((table.net_cents != 0) | (table.previous_net_cents != 0)).sum()))
     height = .7 + .27 * (len(rows) - 1)
+    alone = ~rows[by].isin(["total", "rest"])        # small places are in the rest, and there may be no other
     drawn = figure(lambda ax: _draw_places(report, by, rows, ax), _say(report, "alt_places"), report.lang, (10, height),
-                   (4.3, height)) if moved_ else ""
+                   (4.3, height)) if moved_ and alone.any() else ""
     said = answer(told + same) if told + same else ""
     title = heading(_word(report, "store" if by == "store_id" else "channel"), 3)
     return title + said + drawn + _keep(report, _place_table(report, by, rows))
