@@ -32,7 +32,7 @@ def test_the_page_for_users_of_lifetimes(tmp_path, monkeypatch, capsys):
     exec(code, names)
     assert "same_rate" in capsys.readouterr().out and names["theirs"].params_["r"] == names["buying"].parameters["r"]
     assert len(names["members"]) == len(names["theirs"].data) > 1000
-    there = {n for m in ("btyd", "fits", "predictions", "clv", "holdout", "forecasts") for n in dir(importlib.import_module(f"memtag_research.models.{m}"))}
+    there = {n for m in ("btyd", "fits", "bayes", "predictions", "clv", "holdout", "forecasts") for n in dir(importlib.import_module(f"memtag_research.models.{m}"))}
     there |= set(dir(importlib.import_module("memtag_research.data.simulate")))
     ours = [cells.split("|")[2] for cells in page.splitlines() if cells.startswith("| ") and not cells.startswith("| lifetimes")]
     named = {n.split("(")[0].split(".")[-1] for cell in ours for n in re.findall(r"`([^`]+)`", cell)} - {"x", "t_x"}
