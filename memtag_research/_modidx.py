@@ -1815,6 +1815,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'memtag_research/models/retention.py')},
             'memtag_research.models.spend': { 'memtag_research.models.spend.SpendRows': ( 'models/spend.html#spendrows',
                                                                                           'memtag_research/models/spend.py'),
+                                              'memtag_research.models.spend._levels': ( 'models/spend.html#_levels',
+                                                                                        'memtag_research/models/spend.py'),
                                               'memtag_research.models.spend._of_money': ( 'models/spend.html#_of_money',
                                                                                           'memtag_research/models/spend.py'),
                                               'memtag_research.models.spend._of_x': ( 'models/spend.html#_of_x',

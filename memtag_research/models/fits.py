@@ -336,16 +336,18 @@ def fit_gamma_gamma(
     "Gamma-Gamma (Fader and Hardie 2013): what an order of a member is worth; `v` in currency units."
     rows = summary if isinstance(summary, pd.DataFrame) else as_table(summary)
     check_columns(rows.columns, ("x", "repeat_mean_cents"), "the summary")
-    if isinstance(rows, pd.DataFrame): rows = rows.loc[rows.x > 0, ["x", "repeat_mean_cents"]]
-    else: rows = to_frame(rows.filter(rows.x > 0).select("x", "repeat_mean_cents").order_by("x", "repeat_mean_cents"))   # sums in one order
-    if rows.empty: raise NotComputable("no member has a repeat purchase (x is 0 everywhere): there is no mean order value to learn from.")
-    kept = rows[rows.repeat_mean_cents > 0]
-    notes = [f"{len(rows) - len(kept):,} of {len(rows):,} members with repeat purchases are left out: after refunds they brought nothing "
-             "or less."] if len(kept) < len(rows) else []
-    if len(kept) < 10: raise NotComputable(f"{len(kept)} members with repeat purchases that brought money cannot tell 3 parameters.")
-    frame = pd.DataFrame({"x": kept.x, "mean_spend": kept.repeat_mean_cents / 100})
-    rows_in_any_order = [np.sort(v) for v in (frame.x, frame.mean_spend, frame.x * frame.mean_spend)]
-    return _fit("gamma_gamma", frame, np.ones(len(frame)), notes=notes, hashed=rows_in_any_order)
+    if not isinstance(rows, pd.DataFrame):   # sums in one order
+        rows = to_frame(rows.filter(rows.x > 0).select("x", "repeat_mean_cents").order_by("x", "repeat_mean_cents"))
+    x, cents = rows.x.to_numpy("float64"), rows.repeat_mean_cents.to_numpy("float64")
+    back, paid = x > 0, (x > 0) & (cents > 0)
+    many, kept = np.count_nonzero(back), np.count_nonzero(paid)
+    if not many: raise NotComputable("no member has a repeat purchase (x is 0 everywhere): there is no mean order value to learn from.")
+    notes = [f"{many - kept:,} of {many:,} members with repeat purchases are left out: after refunds they brought nothing "
+             "or less."] if kept < many else []
+    if kept < 10: raise NotComputable(f"{kept} members with repeat purchases that brought money cannot tell 3 parameters.")
+    frame = pd.DataFrame({"x": x[paid], "mean_spend": cents[paid] / 100}, copy=False)
+    in_any_order = [np.sort(v) for v in (frame.x, frame.mean_spend, frame.x * frame.mean_spend)]
+    return _fit("gamma_gamma", frame, np.ones(len(frame)), notes=notes, hashed=in_any_order)
 
 # %% ../../nbs/models/06_fits.ipynb #b513c941
 def to_lifetimes(

@@ -99,7 +99,9 @@ def _on_distinct(f, width, *columns):
     rows = [c[one] if len(c) > 1 else np.repeat(c, len(one)) for c in columns]
     size = max(1, 2_000_000 // width)
     parts = np.concatenate([f(*(c[i:i + size] for c in rows)) for i in range(0, max(1, len(one)), size)], axis=-1)
-    return np.stack([part.take(group) for part in parts]) if parts.ndim > 1 else parts.take(group)
+    spread = np.empty((*parts.shape[:-1], len(group)), parts.dtype)
+    for part, row in zip(np.atleast_2d(parts), np.atleast_2d(spread), strict=True): part.take(group, out=row, mode="clip")
+    return spread
 
 def _distinct(columns, n):
     "The place of one row of each kind, and the kind of every row; a column of one value counts for all rows."

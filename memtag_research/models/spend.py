@@ -47,9 +47,15 @@ def prepare_gamma_gamma(
     if mean.shape != x.shape: raise ParameterError(f"x has {x.size:,} rows and mean_spend {mean.size:,}: give one of each a member.")
     refuse_rows(~((mean > 0) & np.isfinite(mean)), "mean_spend", mean, "must be more than 0",
                 "Leave out members whose repeat purchases come to nothing or less, and give currency units, not cents.")
-    levels, level = np.unique(x, return_inverse=True)
+    levels, level = _levels(x)
     log_mean = np.log(mean)
     return SpendRows(x.astype(float), log_mean, x * mean, log_mean + np.log(levels)[level], levels.astype(float), level)
+
+def _levels(x):
+    "Distinct counts in order, and which of them each row has; by a table of counts, where they are small, rather than by sorting."
+    if x.max() > x.size + 1000: return np.unique(x, return_inverse=True)
+    there = np.bincount(x) > 0
+    return np.flatnonzero(there), (np.cumsum(there) - 1)[x]
 
 # %% ../../nbs/models/05_spend.ipynb #ec2f65a7
 def _of_x(p, q, x):
