@@ -1,5 +1,7 @@
 "Members whose parameters are planted: drawn purchase by purchase from the story of each model, not from its likelihood."
 
+from importlib.resources import files
+
 import numpy as np
 import pandas as pd
 
@@ -54,3 +56,21 @@ def opportunities(n, seed, periods=10, **planted):
     lived = rng.geometric(leaves) - 1
     bought = (rng.random((n, periods)) < buys[:, None]) & (np.arange(1, periods + 1) <= lived[:, None])
     return pd.DataFrame({"x": bought.sum(axis=1), "t_x": (bought * np.arange(1, periods + 1)).max(axis=1), "n": periods})
+
+
+def cdnow_log():
+    "The CDNOW sample as lifetimes ships it, read without its module of data sets: a row an order."
+    with open(files("lifetimes") / "datasets" / "CDNOW_sample.txt") as f: rows = [r.split() for r in f]
+    log = pd.DataFrame(rows, columns=["_", "member_id", "day", "cds", "dollars"])
+    log["ts"], log["dollars"] = pd.to_datetime(log.day), log.dollars.astype(float)
+    return log.assign(net_cents=(log.dollars * 100).round().astype("int64"), local_date=log.ts.dt.date)
+
+
+def cdnow_summary():
+    "x, t_x, T in weeks and mean repeat spend of the published calibration, by pandas; a row a member, orders merged by day."
+    log = cdnow_log()
+    days = log[log.ts < "1997-10-01"].groupby(["member_id", "ts"], as_index=False).dollars.sum()
+    frame = days.groupby("member_id").ts.agg(["min", "max", "size"])
+    repeat = days[days.ts > days.groupby("member_id").ts.transform("min")].groupby("member_id").dollars.mean()
+    return pd.DataFrame({"x": frame["size"] - 1., "t_x": (frame["max"] - frame["min"]).dt.days / 7,
+                         "T": (pd.Timestamp("1997-09-30") - frame["min"]).dt.days / 7, "repeat_mean_cents": repeat * 100})

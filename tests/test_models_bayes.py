@@ -5,12 +5,11 @@ Without the extra `bayes` most of this is skipped; what a kept fit says needs no
 import importlib.util
 import json
 import sys
-from importlib.resources import files
 
 import numpy as np
 import pandas as pd
 import pytest
-from lifetime_worlds import PLANTED, repeat_world, spend_world
+from lifetime_worlds import PLANTED, cdnow_summary, repeat_world, spend_world
 
 from memtag_research.core import ConvergenceError, NotComputable, ParameterError
 from memtag_research.models import bayes
@@ -29,17 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(scope="module")
 def cdnow():
     "x, t_x, T in weeks and mean repeat spend of the published calibration, from the log that lifetimes ships."
-    with open(files("lifetimes") / "datasets" / "CDNOW_sample.txt") as f: rows = [r.split() for r in f]
-    log = pd.DataFrame(rows, columns=["_", "member_id", "day", "cds", "dollars"])
-    log = log.assign(day=pd.to_datetime(log.day), dollars=log.dollars.astype(float))
-    log = log[log.day < "1997-10-01"].groupby(["member_id", "day"], as_index=False).dollars.sum()
-    first = log.groupby("member_id").day.transform("min")
-    repeat = log[log.day > first].groupby("member_id")
-    frame = pd.DataFrame({"first": log.groupby("member_id").day.min()})
-    frame["x"], frame["last"], frame["repeat_mean_cents"] = repeat.size(), repeat.day.max(), repeat.dollars.mean() * 100
-    frame["x"] = frame.x.fillna(0)
-    days = lambda later: (later - frame["first"]).dt.days.fillna(0) / 7
-    return frame.assign(t_x=days(frame["last"]), T=days(pd.Timestamp("1997-09-30"))).reset_index()[["member_id", "x", "t_x", "T", "repeat_mean_cents"]]
+    return cdnow_summary().reset_index()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 "The summary of buying till one dies: by hand in plain Python, lifetimes, the other engine, and the future that it must not see."
 
 from datetime import timedelta
-from importlib.resources import files
 
 import numpy as np
 import pandas as pd
@@ -9,6 +8,7 @@ import pytest
 from histories import MEMBERS, dates, engine, histories, lines_of, on, poisoned
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from lifetime_worlds import cdnow_log
 
 from memtag_research.core import NotComputable, ParameterError
 from memtag_research.data.engine import as_table, days_between, to_frame
@@ -133,18 +133,11 @@ def test_the_holdout_does_not_touch_the_calibration():
     assert held.x_holdout.sum() > 10
 
 
-def cdnow():
-    with open(files("lifetimes") / "datasets" / "CDNOW_sample.txt") as f: rows = [r.split() for r in f]
-    log = pd.DataFrame(rows, columns=["_", "member_id", "day", "cds", "dollars"])
-    log["ts"], log["dollars"] = pd.to_datetime(log.day), log.dollars.astype(float)
-    return log.assign(net_cents=(log.dollars * 100).round().astype(int), local_date=log.ts.dt.date)
-
-
 @pytest.mark.parametrize(("period_days", "freq"), [(1, "D"), (7, "W")])
 def test_lifetimes_on_cdnow(period_days, freq):
     "x, t_x, T and mean spend of every customer; lifetimes counts whole weeks, so weeks are compared through its days."
     from lifetimes.utils import summary_data_from_transaction_data
-    log = cdnow()
+    log = cdnow_log()
     days = log.groupby(["member_id", "local_date"], as_index=False).net_cents.sum().assign(purchase_days=1, cancelled_date=None)
     ours = to_frame(btyd_summary(days, "1997-10-01", period_days)).set_index("member_id").sort_index()
     theirs = summary_data_from_transaction_data(log, "member_id", "ts", "dollars", observation_period_end="1997-09-30")

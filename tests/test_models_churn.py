@@ -10,8 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tag_world
+from click.testing import CliRunner
 from scipy.stats import spearmanr
 
+from memtag_research.cli import main
 from memtag_research.commands.reports import _stands_on
 from memtag_research.core import DefinitionError, EvidenceError, NotComputable, ParameterError
 from memtag_research.data.engine import to_frame
@@ -20,7 +22,9 @@ from memtag_research.data.workspace import open_workspace
 from memtag_research.insight.catalogue import workspace_catalogue
 from memtag_research.models import churn, churn_checks, churn_scores, cutoffs
 from memtag_research.models.btyd import btyd_summary
+from memtag_research.models.clv import value_at_stake
 from memtag_research.models.fits import fit_bgnbd
+from memtag_research.models.forecasts import fit_clv
 from memtag_research.tags.catalogues import make_catalogue
 from memtag_research.tags.definition import Metric
 
@@ -300,3 +304,28 @@ def test_refused_members_are_not_scored(ws):
     refused = set(said.index[~said.astype(bool)])
     assert scores.refused > 0 and not refused & set(scores.members.member_id)
     assert len(scores.members) + scores.refused == len(cutoffs.churn_panel(ws, [AS_OF], HORIZON).rows) and made.model.as_of == AS_OF
+
+
+def test_own_features_and_the_dearest_first_from_the_command_line(ws, tmp_path):
+    "One trains on metrics and members of her own choice, and lists those whose staying away costs most, by value_at_stake of the kept fit."
+    def memtag(*words): return CliRunner().invoke(main, ["churn", *map(str, words), "-w", str(ws.root)], catch_exceptions=False).output
+    code = CliRunner().invoke(main, ["churn", "score", "-w", str(ws.root), "--by-loss", "--out", str(tmp_path / "none.csv")])
+    assert code.exit_code == 2 and not (tmp_path / "none.csv").exists()
+    said = memtag("train", "--as-of", AS_OF, "--horizon-days", HORIZON, "--tests", 1, "--feature", "recency_days", "--feature",
+                  "discount_depth", "--feature", "p_zero", "--eligible", "purchase_days_365d >= 3")
+    assert "Days since the last purchase" in said and "Depth of discount" in said
+    kept = churn_scores.read_churn(ws, AS_OF).model
+    assert kept.features == ["recency_days", "discount_depth", "p_zero"] and kept.eligible == "purchase_days_365d >= 3"
+    lifetime = fit_clv(ws, AS_OF)
+    memtag("score", "--as-of", AS_OF, "--by-loss", "--margin", .5, "--reasons", 2, "--most", 40, "--out", tmp_path / "call.csv")
+    made = pd.read_csv(tmp_path / "call.csv").set_index("member_id")
+    scores = churn_scores.score_churn(ws, AS_OF)
+    assert churn.reason_texts(kept, pd.DataFrame([("m", "discount_depth", .25, .1)], columns=["member_id", "feature", "value", "typical"]),
+                              "en").loc["m"] == "Depth of discount: 25.0% (typical 10.0%)"
+    summary = to_frame(btyd_summary(ws.table("member_days"), AS_OF, 7))
+    stake = value_at_stake(summary, lifetime.buying, lifetime.spend, HORIZON).set_index("member_id").stake_cents / 2
+    loss = (scores.members.set_index("member_id").p_churn * stake).dropna().sort_values(ascending=False)
+    assert list(made.index) == list(loss.index[:40])
+    np.testing.assert_allclose(made.loss_cents, loss[:40], atol=.51)
+    np.testing.assert_allclose(made.stake_cents, stake[made.index], atol=.51)
+    assert made.reasons.notna().all() and set(scores.members.member_id) >= set(made.index)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from histories import engine
-from lifetime_worlds import PLANTED, contracts, opportunities, repeat_world, spend_world
+from lifetime_worlds import PLANTED, cdnow_summary, contracts, opportunities, repeat_world, spend_world
 from scipy.stats import norm
 
 from memtag_research.core import ConvergenceError, NotComputable, ParameterError
@@ -36,17 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:only .* members", "ignore:The 'm
 @pytest.fixture(scope="module")
 def cdnow():
     "x, t_x, T in weeks and mean repeat spend of the published calibration, from the summary that lifetimes ships."
-    with open(files("lifetimes") / "datasets" / "CDNOW_sample.txt") as f: rows = [r.split() for r in f]
-    log = pd.DataFrame(rows, columns=["_", "member", "day", "cds", "dollars"])
-    log = log.assign(day=pd.to_datetime(log.day), dollars=log.dollars.astype(float))
-    log = log[log.day < "1997-10-01"].groupby(["member", "day"], as_index=False).dollars.sum()
-    first = log.groupby("member").day.transform("min")
-    end, repeat = pd.Timestamp("1997-09-30"), log[log.day > first].groupby("member")
-    frame = pd.DataFrame({"first": log.groupby("member").day.min()})
-    frame["x"], frame["last"] = repeat.size(), repeat.day.max()
-    frame["repeat_mean_cents"] = repeat.dollars.mean() * 100
-    frame["x"] = frame.x.fillna(0)
-    return frame.assign(t_x=(frame["last"] - frame["first"]).dt.days.fillna(0) / 7, T=(end - frame["first"]).dt.days / 7)
+    return cdnow_summary()
 
 
 PUBLISHED = {  # model → estimates, standard errors, log-likelihood: Fader, Hardie and Lee (2005), clv_churn.md of the project's design

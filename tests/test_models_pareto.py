@@ -1,5 +1,4 @@
 "Pareto/NBD against 2F1 in many digits, members one by one, finite differences, lifetimes, and the published fit."
-from importlib.resources import files
 
 import mpmath as mp
 import numpy as np
@@ -7,6 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from lifetime_worlds import cdnow_summary
 from scipy.special import gammaln
 from scipy.stats import gamma
 
@@ -364,12 +364,7 @@ def test_no_time_no_information():
 @pytest.fixture(scope="module")
 def cdnow():
     "The CDNOW sample to 30 September 1997 in weeks, orders merged by day: 1,016 distinct rows of 2,357 customers."
-    with open(files("lifetimes") / "datasets" / "CDNOW_sample.txt") as f: lines = [line.split() for line in f]
-    log = pd.DataFrame(lines).assign(day=lambda d: pd.to_datetime(d[2], format="%Y%m%d"))
-    days = log[log.day <= "1997-09-30"].drop_duplicates([1, "day"]).groupby(1).day.agg(["min", "max", "size"])
-    frame = pd.DataFrame(dict(x=days["size"] - 1, t_x=(days["max"] - days["min"]).dt.days / 7,
-                              T=(pd.Timestamp("1997-09-30") - days["min"]).dt.days / 7))
-    return frame.groupby(["x", "t_x", "T"]).size().rename("members").reset_index()
+    return cdnow_summary().groupby(["x", "t_x", "T"]).size().rename("members").reset_index()
 
 
 def total(terms, members): return [part @ members.to_numpy() for part in terms]

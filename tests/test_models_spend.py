@@ -1,12 +1,11 @@
 "Gamma-Gamma against mpmath, lifetimes, the published fit, finite differences, and a density that integrates to one."
-from importlib.resources import files
 
 import mpmath as mp
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lifetime_worlds import cdnow_summary
 from scipy.integrate import quad
 from scipy.optimize import minimize
 
@@ -185,12 +184,9 @@ def maximum(data, weights):
 def test_published_fit_of_cdnow():
     "Fader and Hardie (2013): 946 customers of the CDNOW sample with repeat purchases and spend."
     pytest.importorskip("lifetimes", reason="lifetimes is not installed: pip install -e '.[models]'")
-    with open(files("lifetimes") / "datasets" / "CDNOW_sample.txt") as f: rows = [line.split() for line in f]
-    log = pd.DataFrame(rows, columns=["_", "member_id", "day", "cds", "dollars"]).astype({"dollars": float})
-    days = log[log.day <= "19970930"].groupby(["member_id", "day"], as_index=False).dollars.sum()
-    repeats = days[days.duplicated("member_id")].groupby("member_id").dollars.agg(["size", "mean"]).query("mean > 0")
+    repeats = cdnow_summary().query("repeat_mean_cents > 0")
     assert len(repeats) == 946
-    estimates, _ = maximum(prepare_gamma_gamma(repeats["size"], repeats["mean"]), np.ones(946))
+    estimates, _ = maximum(prepare_gamma_gamma(repeats.x, repeats.repeat_mean_cents / 100), np.ones(946))
     np.testing.assert_allclose(estimates, [6.25, 3.744, 15.447], rtol=5e-4)
 
 

@@ -5,7 +5,6 @@ import sys
 import warnings
 from datetime import date, datetime, timedelta
 from fractions import Fraction
-from importlib.resources import files
 
 import ibis
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 from histories import DAY0, dates, engine, histories, lines_of, on, poisoned
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from lifetime_worlds import cdnow_log
 
 from memtag_research.core import NotComputable, ParameterError
 from memtag_research.data.engine import as_table, connect, to_frame
@@ -122,12 +122,8 @@ def test_against_plain_pandas(history, when):
 
 
 def cdnow():
-    "The CDNOW sample as lifetimes ships it, read without its module of data sets: baskets of more than nothing."
-    with open(files("lifetimes") / "datasets" / "CDNOW_sample.txt") as f: rows = [r.split() for r in f]
-    frame = pd.DataFrame(rows, columns=["_", "member_id", "day", "cds", "dollars"])
-    frame["ts"] = pd.to_datetime(frame.day)
-    frame["net_cents"] = (frame.dollars.astype(float) * 100).round().astype("int64")
-    return frame[frame.net_cents > 0].reset_index(drop=True)
+    "Baskets of more than nothing."
+    return cdnow_log().query("net_cents > 0").reset_index(drop=True)
 
 
 def test_against_lifetimes_on_cdnow():

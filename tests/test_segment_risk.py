@@ -1,6 +1,7 @@
 """Section 11 of the segment report: expectations against planted members and plain recounts, its reach in time, what it hides."""
 
 import re
+import shutil
 from copy import copy
 from datetime import date, timedelta
 
@@ -257,3 +258,17 @@ def test_december_of_complete_journey(complete_journey):
     then = segment_risk.foretold(load_segment(str(complete_journey), "2017-12"))
     assert abs(then["members"] - len(old)) <= 2 and abs(then["purchases_came"] - len(now)) <= 10
     assert then["purchases"].low < then["purchases_came"] < then["purchases"].high
+
+
+@pytest.mark.parametrize("made_at", ["2024-04-20", "2023-01-20"], ids=["made later", "more than a year old"])
+def test_a_model_that_may_not_be_asked_is_not_missed(roots, made_at, monkeypatch):
+    "The workspace keeps a model, but of another time: one is made for the report, as if there were none."
+    from memtag_research.models import churn_scores
+    report = load_segment(roots["whole"], "2024-03")
+    kept = churn_scores.fit_churn(report.ws, "2024-04-20", 42, tests=1)
+    folder = report.ws.root / "models/churn"
+    try:
+        if made_at != "2024-04-20": (folder / "2024-04-20.json").rename(folder / f"{made_at}.json")
+        assert churn_scores.read_churn(report.ws).model.horizon_days == kept.model.horizon_days
+        assert segment_risk.at_risk(report)["source"] == "trained"
+    finally: shutil.rmtree(folder)

@@ -47,21 +47,26 @@ def _say_test(evaluation, days, lang):
 @_horizon_option
 @_estimator_option
 @click.option("--tests", type=int, default=3, show_default=True, help="Earlier dates at which models are tested.")
+@click.option("--feature", "features", multiple=True, metavar="METRIC", help="A metric of the catalogue, or p_zero; may be repeated. "
+              "The shipped ones by default.")
+@click.option("--eligible", metavar="RULE", help="Who is asked about, in the tag language; a purchase within a year by default.")
 @lang_option
-def train(root, as_of, horizon_days, estimator, tests, lang):
+def train(root, as_of, horizon_days, estimator, tests, features, eligible, lang):
     "Test models at earlier dates, make one now, and keep it."
     from memtag_research.data.workspace import open_workspace
     from memtag_research.language import format_percent, label, text_table
+    from memtag_research.models.churn import group_title
     from memtag_research.models.churn_scores import fit_churn
     ws = open_workspace(root)
-    made, lang = fit_churn(ws, as_of, horizon_days, estimator, tests), lang or ws.config.lang
+    how = {name: given for name, given in (("features", features), ("eligible", eligible)) if given}
+    made, lang = fit_churn(ws, as_of, horizon_days, estimator, tests, **how), lang or ws.config.lang
     model = made.model
     click.echo(label("churn_made", lang).format(
         estimator=click.style(label(_MODELS[estimator], lang), bold=True), as_of=model.as_of, days=model.horizon_days,
         rows=f"{model.members:,}", cutoffs=len(model.cutoffs), rate=format_percent(model.churned / model.members, lang)))
     groups = model.importance[model.importance.feature == ""]
     click.echo(label("churn_leans", lang))
-    click.echo(text_table([[label(f"churn_{r.group}", lang), f"{r.auc_drop:.3f}"] for r in groups.itertuples()], right=[1]))
+    click.echo(text_table([[group_title(model, r.group, lang), f"{r.auc_drop:.3f}"] for r in groups.itertuples()], right=[1]))
     if made.evaluation is not None: _say_test(made.evaluation, model.horizon_days, lang)
     for note in made.notes_in(lang): click.echo(f"- {note}")
 
@@ -100,31 +105,28 @@ def _usual_horizon(ws, end):
 @click.option("--out", metavar="FILE", help=".csv, .parquet or .xlsx; holds member ids.")
 @click.option("--reasons", type=int, default=0, show_default=True, help="Reasons a member; 3 make a list to call.")
 @click.option("--most", type=int, help="Only so many members, those most at risk.")
+@click.option("--by-loss", is_flag=True, help="Those first whose staying away costs most; needs memtag clv fit.")
+@click.option("--margin", type=float, default=1.0, show_default=True, help="Of net money, for --by-loss: .3 keeps 30 cents of a dollar.")
 @click.option("--scores", is_flag=True, help="Keep scores of all for the tag churn_risk.")
 @click.option("--valid-days", type=int, default=60, show_default=True, help="How long such scores hold.")
 @lang_option
-def score(root, as_of, out, reasons, most, scores, valid_days, lang):
+def score(root, as_of, out, reasons, most, by_loss, margin, scores, valid_days, lang):
     "Every member's p(churn) by the model that is kept."
     from memtag_research.data.workspace import open_workspace
     from memtag_research.language import format_number, label
-    from memtag_research.models.churn_scores import put_churn, score_churn
+    from memtag_research.models.churn_scores import churn_stakes, put_churn, score_churn
     if not out and not scores: raise ParameterError("say where scores go: --out FILE, --scores, or both.")
     if reasons < 0 or (most is not None and most < 1): raise ParameterError("--reasons must be 0 or more, and --most 1 or more.")
     ws = open_workspace(root)
     lang, everybody = lang or ws.config.lang, score_churn(ws, as_of)
+    order = churn_stakes(ws, everybody, margin=margin) if by_loss else None
     if scores: _say_put(put_churn(ws, everybody, valid_days), everybody.as_of, valid_days, lang)
-    if out: write_table(_listed(ws, everybody, reasons, most, lang), out)
+    if out: write_table(everybody.listed(reasons, most, lang, order), out)
     p, model = everybody.members.p_churn, everybody.fit.model
     click.echo(label("churn_asked", lang).format(members=format_number(len(p), lang), as_of=everybody.as_of,
                                                  expected=format_number(p.sum(), lang), days=model.horizon_days))
     if everybody.refused: click.echo(label("clv_refused", lang).format(n=format_number(everybody.refused, lang)))
     for note in everybody.notes_in(lang): click.echo(f"- {note}")
-
-def _listed(ws, everybody, reasons, most, lang):
-    from memtag_research.models.churn_scores import score_churn
-    members = everybody.members
-    if reasons: members = score_churn(ws, everybody.as_of, everybody.fit, reasons, most, lang).members
-    return members.head(most) if most else members
 
 def _say_put(n, as_of, valid_days, lang):
     from datetime import timedelta

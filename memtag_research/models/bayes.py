@@ -21,15 +21,12 @@ Bayesian Analysis 16(2), 667-718."""
 __all__ = ['BayesFit', 'fit_bayes', 'load_bayes']
 
 # %% ../../nbs/models/06a_bayes.ipynb #b3d004b2
-import hashlib
-import json
 import logging
 import os
 import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -37,7 +34,7 @@ import pandas as pd
 from ..core import ConvergenceError, NotComputable, ParameterError, did_you_mean
 from ..data.engine import as_table, to_frame
 from .btyd import btyd_groups
-from .fits import MODELS, Fit, fit_bgnbd, fit_gamma_gamma, fit_mbgnbd, fit_pareto_nbd
+from .fits import MODELS, Fit, fit_bgnbd, fit_gamma_gamma, fit_mbgnbd, fit_pareto_nbd, held_fit, rows_hash
 
 # %% ../../nbs/models/06a_bayes.ipynb #1016ca4d
 @dataclass(frozen=True)
@@ -257,13 +254,8 @@ def _result(model, found, frame, weights, sums, top, period_days, notes, priors)
     columns = [*(frame[c].to_numpy("float64") for c in MODELS[model].columns), weights]
     return BayesFit(model, median, np.cov(np.log(every).T), float(sums(np.log(list(median.values())))[0]), int(weights.sum()), len(frame),
                     None if model == "gamma_gamma" else period_days, iterations=len(every), notes=tuple(notes),
-                    data_hash=top.data_hash if top else _hash(columns), posterior=posterior, diagnosis=diagnosis,
+                    data_hash=top.data_hash if top else rows_hash(columns), posterior=posterior, diagnosis=diagnosis,
                     divergences=divergences, priors=priors)
-
-def _hash(columns):
-    held = hashlib.sha256()
-    for values in columns: held.update(np.ascontiguousarray(values).tobytes())
-    return held.hexdigest()
 
 def _check_chains(model, diagnosis, divergences, shape):
     worst = max(diagnosis, key=lambda n: diagnosis[n]["r_hat"])
@@ -279,8 +271,4 @@ def load_bayes(
     path,  # written by `save_fit`
 ) -> BayesFit:
     "Read a Bayesian fit; anything else is a `ParameterError`."
-    try: held = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError) as e: raise ParameterError(f"{Path(path).name} is no fit: {e}. Write one with save_fit.") from None
-    if not isinstance(held, dict) or held.pop("format", None) != 1 or not str(held.get("model")).startswith(_MARK):
-        raise ParameterError(f"{Path(path).name} is no Bayesian fit of this version; other fits are read by load_fit.")
-    return BayesFit.from_dict(held)
+    return BayesFit.from_dict(held_fit(path, lambda name: name.startswith(_MARK)))

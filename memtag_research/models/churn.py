@@ -10,8 +10,8 @@ the future: it is refused (`check_future`)."""
 
 # %% auto #0
 __all__ = ['ESTIMATORS', 'MIN_EACH', 'new_estimator', 'threads_for', 'ChurnModel', 'train_on', 'shares_between',
-           'churn_importance', 'check_future', 'churn_reasons', 'group_shares', 'feature_title', 'reason_texts',
-           'train_churn']
+           'churn_importance', 'check_future', 'churn_reasons', 'group_shares', 'feature_title', 'group_title',
+           'reason_texts', 'train_churn']
 
 # %% ../../nbs/models/12_churn.ipynb #8a6ca96f
 import re
@@ -26,7 +26,7 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from ..core import EvidenceError, NotComputable, ParameterError, check_as_of, check_columns, did_you_mean
-from ..language import Noted, format_money, format_number, format_percent
+from ..language import Noted, format_money, format_number, format_percent, glossary, label
 from .btyd import check_log_covers
 from .cutoffs import ELIGIBLE, FEATURES, Panel, churn_horizon, churn_panel, cutoffs_before
 from ..tags.definition import Catalogue
@@ -76,7 +76,7 @@ class ChurnModel(Noted):
     as_of: date                # exclusive end of what it has seen, labels too
     horizon_days: int
     groups: Mapping            # group → features
-    titles: Mapping            # feature → {"en": …, "zh": …}
+    titles: Mapping            # feature → {"en": …, "zh": …, "unit": …}
     eligible: str              # rule of who is asked about
     estimator_name: str
     estimator: object          # fitted on `cutoffs` but the last
@@ -291,6 +291,15 @@ def feature_title(
     days = lambda m: int(int(m[1] or 1) * model.horizon_days // int(m[2] or 1))
     return _WINDOW.sub(lambda m: f"{days(m)} days" if lang == "en" else f"{days(m)}天", model.titles[name][lang])
 
+def group_title(
+    model: ChurnModel,
+    group: str,
+    lang: str = "en",
+) -> str:
+    "A group's title; a metric that stands alone has its own."
+    if (key := f"churn_{group}") in glossary(): return label(key, lang)
+    return feature_title(model, group, lang) if group in model.titles else group
+
 def reason_texts(
     model: ChurnModel,
     reasons: pd.DataFrame,   # from `churn_reasons`
@@ -306,8 +315,9 @@ def reason_texts(
 
 def _value_text(model, name, value, lang):
     if pd.isna(value): return "–"
-    if name.startswith(("spend", "list", "off")) and model.currency: return format_money(value, model.currency, lang)
-    if name == "p_zero" or name.startswith(("discount", "promo")): return format_percent(value, lang)
+    unit = model.titles[name].get("unit")
+    if unit == "cents" and model.currency: return format_money(value, model.currency, lang)
+    if unit == "share": return format_percent(value, lang)
     return format_number(value, lang, 0 if float(value).is_integer() else 1)
 
 # %% ../../nbs/models/12_churn.ipynb #badaec37

@@ -25,7 +25,7 @@ from ..data.engine import days_between, known, to_frame
 from ..data.grains import read_member_days
 from ..insight.catalogue import workspace_catalogue
 from ..language import Noted, label
-from .btyd import btyd_summary, check_log_covers
+from .btyd import btyd_summary, check_log_covers, purchase_dates
 from .fits import fit_bgnbd, fit_mbgnbd
 from .predictions import p_alive, p_zero
 from ..tags.catalogues import make_catalogue
@@ -34,10 +34,6 @@ from ..tags.definition import Catalogue, Segment
 
 # %% ../../nbs/models/11_cutoffs.ipynb #8a335eca
 _GRAIN = ("member_id", "local_date", "cancelled_date", "purchase_days")
-
-def _bought(rows):
-    "member_id and local_date of purchase days that stand."
-    return rows.filter(rows.cancelled_date.isnull() & (rows.purchase_days > 0)).select("member_id", "local_date").distinct()
 
 def churn_horizon(
     member_days,               # grain `member_days`: Ibis table, DataFrame or path
@@ -49,7 +45,7 @@ def churn_horizon(
     "The horizon within which a member who is still there would have come again."
     as_of = check_as_of(as_of)
     if not 0 < share < 1: raise ParameterError(f"share must lie between 0 and 1, not {share!r}.")
-    days = _bought(known(read_member_days(member_days, as_of, _GRAIN), as_of))
+    days = purchase_dates(known(read_member_days(member_days, as_of, _GRAIN), as_of))
     days = days.filter(days.local_date >= ibis.literal(as_of - timedelta(days=window_days)))
     before = days.local_date.lag().over(ibis.window(group_by="member_id", order_by=days.local_date))
     gaps = days.select(gap=days_between(days.local_date, before))
@@ -107,7 +103,7 @@ class Panel(Noted):
     horizon_days: int
     groups: Mapping          # group → features
     eligible: str            # the rule
-    titles: Mapping          # feature → {"en": …, "zh": …}
+    titles: Mapping          # feature → {"en": …, "zh": …, "unit": cents, share, days, …}
     said: tuple = ()         # what to know: features that this workspace has no tables for, and why
 
     @property
@@ -158,10 +154,10 @@ def _groups(features):
     return dict(named)
 
 def _title(catalogue, name):
-    "Its title in both languages; the name where there is none."
-    if name == "p_zero": return {lang: label("p_zero", lang) for lang in ("en", "zh")}
-    given = catalogue.metrics[name].title
-    return {lang: given.get(lang) or given.get("en") or name for lang in ("en", "zh")}
+    "Its title in both languages, the name where there is none, and its unit."
+    if name == "p_zero": return {lang: label("p_zero", lang) for lang in ("en", "zh")} | {"unit": "share"}
+    made = catalogue.metrics[name]
+    return {lang: made.title.get(lang) or made.title.get("en") or name for lang in ("en", "zh")} | {"unit": made.unit}
 
 # %% ../../nbs/models/11_cutoffs.ipynb #9235b720
 def _rows(ws, compiled, horizon_days, features):
@@ -171,7 +167,7 @@ def _rows(ws, compiled, horizon_days, features):
     over = _is_over(ws, until)
     if over:
         days = known(read_member_days(ws.table("member_days"), until, _GRAIN), until)
-        came = _bought(days.filter(days.local_date >= ibis.literal(compiled.as_of))).select("member_id").distinct().mutate(came=1)
+        came = purchase_dates(days.filter(days.local_date >= ibis.literal(compiled.as_of))).select("member_id").distinct().mutate(came=1)
         joined = asked.left_join(came, "member_id")
         asked = joined.select(*asked.columns, churned=1.0 - joined.came.fill_null(0))
     frame = to_frame(asked.order_by("member_id"))

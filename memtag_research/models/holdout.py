@@ -24,7 +24,7 @@ from ..core import NotComputable, ParameterError, check_as_of, check_columns
 from ..data.engine import as_table, known, to_frame
 from ..data.grains import read_member_days
 from ..language import COLOURS, label, use_fonts
-from .btyd import btyd_groups, check_log_covers
+from .btyd import btyd_groups, check_log_covers, purchase_dates
 from .fits import Fit, parameters_of
 from .predictions import expected_purchases, expected_purchases_new
 
@@ -145,13 +145,11 @@ def _expected(fit, age, members):
 # %% ../../nbs/models/09_holdout.ipynb #4ae680e4
 def _calendar(days, as_of, until, first_from):
     "day and members of first purchases before `as_of`; day and repeat purchases of these members until another date."
-    def standing(rows):
-        bought = rows.filter(rows.cancelled_date.isnull() & (rows.purchase_days > 0))
-        return bought.select("member_id", day="local_date").distinct()
-    calibrated = standing(known(days, as_of))
+    standing = lambda until: purchase_dates(known(days, until)).rename(day="local_date")
+    calibrated = standing(as_of)
     firsts = calibrated.group_by("member_id").agg(first=calibrated.day.min())
     if first_from is not None: firsts = firsts.filter(firsts["first"] >= ibis.literal(check_as_of(first_from)))
-    later = standing(known(days, until))
+    later = standing(until)
     bought = later.join(firsts, "member_id")
     bought = bought.filter(bought.day > bought["first"])
     births = to_frame(firsts.group_by(day=firsts["first"]).agg(members=firsts.count()).order_by("day"))

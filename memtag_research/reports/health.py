@@ -204,7 +204,7 @@ def _drift_table(report):
 def _draw_importance(report, ax):
     "Drop in AUC when a group of features is dealt out anew."
     table = in_use(report)["importance"]
-    names = [_word(report, f"churn_{g}") if f"churn_{g}" in glossary() else g for g in table["group"]]
+    names = [in_use(report)["titles"][report.lang][g] for g in table["group"]]
     drop = table.auc_drop.clip(lower=0).to_numpy()
     ax.barh(range(len(table)), drop, xerr=table.sd, color=COLOURS["blue"], height=.6, ecolor="#8a9399")
     for y, (v, sd) in enumerate(zip(drop, table.sd)):

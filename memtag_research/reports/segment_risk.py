@@ -31,7 +31,7 @@ from ..measures.periods import Period, parse_period
 from ..measures.rfm import RFM_CLASSES
 from ..models.btyd import btyd_groups, btyd_summary
 from ..models.churn import check_future, train_on
-from ..models.churn_scores import score_churn
+from ..models.churn_scores import newest_churn, panel_of
 from ..models.clv import value_at_stake
 from ..models.cutoffs import churn_horizon, churn_panel, cutoffs_before
 from ..models.fits import Fit, fit_bgnbd, fit_gamma_gamma, fit_mbgnbd, fit_pareto_nbd, parameters_of
@@ -263,8 +263,8 @@ def _end(report):
 def _kept(report):
     "By the newest model that the workspace keeps; members who refuse profiling later are in its sums all the same."
     end = _end(report)
-    model = score_churn(report.ws, end).fit.model
-    rows = churn_panel(report.ws, [end], model.horizon_days, model.groups, model.eligible).rows
+    model = newest_churn(report.ws, end).model
+    rows = panel_of(report.ws, model, end).rows
     told = rows[["member_id"]].assign(p_churn=model.predict(rows))
     return Chances("kept", model.estimator_name, model.as_of, model.horizon_days, "_kept", told)
 
