@@ -6,6 +6,7 @@ order of members and days, written in chunks; the same rows for the same number 
 
     python benchmarks/clv/generate.py MEMBERS|cdnow FILE.parquet
 """
+import subprocess
 import sys
 from datetime import date
 from importlib.resources import files
@@ -43,6 +44,18 @@ def generate(members, path) -> None:
         writer.write_table(table, row_group_size=122_880)
     writer.close()
     part.rename(path)
+
+
+def generate_lines(members, folder) -> None:
+    "Order lines, ten a member, as the benchmark of RFM makes them, and their days as ingest leaves them."
+    from memtag_research.data.engine import connect
+    from memtag_research.data.grains import grains
+    lines, days, con = Path(folder) / "lines.parquet", Path(folder) / "lines_days.parquet", connect(memory_limit="8GB")
+    if days.exists(): return
+    subprocess.run([sys.executable, Path(__file__).parents[1] / "rfm" / "generate.py", str(10 * int(members)), lines], check=True)
+    con.raw_sql(f"SET temp_directory = '{folder}/spill'")
+    grains(con.read_parquet(lines))["member_days"].to_parquet(part := days.with_suffix(".part"))
+    part.rename(days)
 
 
 def _chunks(members):

@@ -2,8 +2,9 @@
 
     python benchmarks/clv/roads.py TASK CASE ROAD SIZE FOLDER OUT MEMORY_LIMIT
 
-TASK is summary, fit, predict or clv; CASE the model and the days of its unit, as in bgnbd_7 (the summary has the days alone,
-Gamma-Gamma, which knows no time, the model alone). `judge` instead of a road compares what the roads have left in FOLDER.
+TASK is summary, fit, predict, clv or value; CASE the model and the days of its unit, as in bgnbd_7 (the summary has the days
+alone, Gamma-Gamma, which knows no time, the model alone; the value starts from `lines` or `days`). `judge` instead of a road
+compares what the roads have left in FOLDER.
 Prints one line of JSON: wall and CPU seconds of the work alone (imports and reading of frames out), peak memory of the process.
 """
 import json
@@ -195,6 +196,39 @@ def clv_lifetimes(case, size, folder, memory):
                                                  discount_rate=DISCOUNT, freq=freq), save_column
 
 
+def _until_summary(case, size, folder, memory):
+    "The engine, and the statement that makes the summary of order lines, or of days that stand already."
+    from generate import as_of
+
+    from memtag_research.data.grains import member_days_grain
+    from memtag_research.models.btyd import btyd_summary
+    con = engine_of(memory)
+    rows = con.read_parquet(f"{folder}/{'lines_days' if case == 'days' else 'lines'}.parquet")
+    days = rows if case == "days" else member_days_grain(rows)
+    return con, f"CREATE TEMP TABLE summary AS {con.compile(btyd_summary(days, as_of(size), 7))}"
+
+
+def value_summary(case, size, folder, memory):
+    "What has to be done before anybody can fit."
+    con, statement = _until_summary(case, size, folder, memory)
+    return lambda: con.raw_sql(statement) and None, lambda _, out: con.table("summary").to_parquet(out)
+
+
+def value_ours(case, size, folder, memory):
+    "The same, then both fits and the value of every member, as a table of the engine."
+    from memtag_research.models.clv import predict_members
+    from memtag_research.models.fits import fit_bgnbd, fit_gamma_gamma
+    con, statement = _until_summary(case, size, folder, memory)
+
+    def work():
+        con.raw_sql(statement)
+        summary = con.table("summary")
+        buying, spend = fit_bgnbd(summary), fit_gamma_gamma(summary)
+        con.raw_sql(f"CREATE TEMP TABLE result AS {con.compile(predict_members(summary, buying, spend))}")
+        return con.table("result"), {"groups": buying.groups, "members": buying.members}
+    return work, lambda result, out: result.to_parquet(out)
+
+
 def judge(task, case, folder, road):
     "What a road's result has more than ours: log-likelihood by our formula, or members' figures."
     import numpy as np
@@ -229,7 +263,7 @@ def _log_likelihood(case, folder, parameters):
 
 
 TASKS = {"summary": (summary_ours, summary_duckdb_sql), "fit": (fit_ours, fit_lifetimes, fit_clvkit, fit_pymc_marketing),
-         "predict": (predict_ours, predict_lifetimes), "clv": (clv_ours, clv_lifetimes)}
+         "predict": (predict_ours, predict_lifetimes), "clv": (clv_ours, clv_lifetimes), "value": (value_summary, value_ours)}
 ROADS = {f.__name__: f for roads in TASKS.values() for f in roads}
 
 

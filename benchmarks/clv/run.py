@@ -24,16 +24,17 @@ sys.path.insert(0, str(HERE.parent))
 
 import harness  # noqa: E402  the folder above is not a package
 import roads as made  # noqa: E402
-from generate import generate  # noqa: E402
+from generate import generate, generate_lines  # noqa: E402
 
 MODELS = {"bgnbd": "BG/NBD", "mbgnbd": "MBG/NBD", "pareto_nbd": "Pareto/NBD", "gamma_gamma": "Gamma-Gamma"}
 REPEAT = [f"{model}_{unit}" for model in MODELS if model != "gamma_gamma" for unit in (1, 7)]
-CASES = {"summary": ["1", "7"], "fit": [*REPEAT, "gamma_gamma"], "predict": REPEAT, "clv": REPEAT}
-LABELS = {"ours": "ours", "duckdb_sql": "hand-written DuckDB SQL", "lifetimes": "lifetimes", "pymc_marketing": "pymc-marketing, map",
-          "clvkit": "clvkit"}
+CASES = {"summary": ["1", "7"], "fit": [*REPEAT, "gamma_gamma"], "predict": REPEAT, "clv": REPEAT, "value": ["lines", "days"]}
+LABELS = {"ours": "ours", "summary": "the summary alone", "duckdb_sql": "hand-written DuckDB SQL", "lifetimes": "lifetimes",
+          "pymc_marketing": "pymc-marketing, map", "clvkit": "clvkit"}
 OTHERS = ("pymc_marketing", "clvkit")
 TITLES = {"summary": "From days of members to x, t_x, T and mean spend", "fit": "Fit, from x, t_x, T in memory",
-          "predict": "Expected purchases of every member in 39 weeks", "clv": "Value of every member in 12 months, discounted"}
+          "predict": "Expected purchases of every member in 39 weeks", "clv": "Value of every member in 12 months, discounted",
+          "value": "From order lines (ten a member), or from days of members, to the value of every member"}
 ABOUT = (
     "Written by `benchmarks/clv/run.py`. Medians over the rounds; `×` is the median of the ratios to the first row of the case in the "
     "same round: how many times as long a road takes as ours (as the hand-written SQL, for the summary). Imports and reading of frames "
@@ -45,7 +46,10 @@ ABOUT = (
     "in ticks of 10 ms: no ratio is given to less than five. Predictions: the same parameters (of our fit) for both; `apart` is the "
     "largest relative difference of a member and that of the sum; members for whom a road has no finite number are counted. "
     "Our value is expected purchases at twelve monthly horizons, discounted, times `expected_spend`; a month is what "
-    "lifetimes takes for one (30 days, or 4.345 weeks).")
+    "lifetimes takes for one (30 days, or 4.345 weeks). The last table starts from order lines as `benchmarks/rfm/generate.py` makes "
+    "them, or from the days of members that ingest keeps of them, and ends with a table of the engine that holds every member's "
+    "`p_alive`, `p_zero`, purchases and value: the weekly summary, fits of BG/NBD and Gamma-Gamma, and predictions; its `×` says how "
+    "many times the summary alone that is.")
 
 
 def main():
@@ -70,7 +74,7 @@ def _arguments():
 
 def measure(args, size, folder):
     "Every task and case asked for; results are written after each."
-    generate(size, folder / "member_days.parquet")
+    if args.tasks != "value": generate(size, folder / "member_days.parquet")
     for task in args.tasks.split(","):
         for case in (c for c in CASES[task] if fnmatch.fnmatch(c, args.cases)):
             _prepare(task, case, size, folder, args)
@@ -81,6 +85,7 @@ def measure(args, size, folder):
 def _prepare(task, case, size, folder, args):
     "What a task stands on, where an earlier task has not left it."
     if task == "summary": return
+    if task == "value": return generate_lines(size, folder)
     unit = made.split(case)[1]
     if not _out(folder, "summary", unit, "duckdb_sql").exists(): _run(args, size, folder, "summary", str(unit), "duckdb_sql", True)
     for fit in () if task == "fit" else (case, "gamma_gamma"):
@@ -92,7 +97,7 @@ def _prepare(task, case, size, folder, args):
 def _case(args, size, folder, task, case):
     "Road → measurements or the reason for which there are none; and how the roads agree."
     roads = [f.__name__.removeprefix(f"{task}_") for f in made.TASKS[task]]
-    reference = "duckdb_sql" if task == "summary" else "ours"
+    reference = {"summary": "duckdb_sql", "value": "summary"}.get(task, "ours")
     left = {road: why for road in roads if (why := _left_out(args, task, case, road))}
     agreement = {}
 
@@ -124,7 +129,7 @@ def _run(args, size, folder, task, case, road, save=False):
 def _out(folder, task, case, road):
     "Where a road leaves what it found; the summary by SQL is the one that the other tasks read."
     if task == "summary": return folder / (f"summary_{case}.parquet" if road == "duckdb_sql" else f"summary_{case}_{road}.parquet")
-    return folder / f"{task}_{case}_{road}.{'json' if task == 'fit' else 'npy'}"
+    return folder / f"{task}_{case}_{road}.{ {'fit': 'json', 'value': 'parquet'}.get(task, 'npy')}"
 
 
 def _check(task, case, road, folder):
@@ -133,6 +138,9 @@ def _check(task, case, road, folder):
         columns = "member_id, x, t_x, T, repeat_mean_cents"
         wanted, found = (f"SELECT {columns} FROM '{_out(folder, task, case, r)}'" for r in ("duckdb_sql", road))
         return harness.compare(road, wanted, found, folder / "spill")
+    if task == "value":
+        found = f"SELECT member_id, x, t_x FROM '{_out(folder, task, case, road)}' WHERE isfinite(clv_cents) AND clv_cents >= 0"
+        return harness.compare(road, f"SELECT member_id, x, t_x FROM '{_out(folder, task, case, 'summary')}'", found, folder / "spill")
     figures = json.loads(subprocess.run([sys.executable, HERE / "roads.py", task, case, "judge", "-", folder, road, "-"],
                                         check=True, stdout=subprocess.PIPE, text=True).stdout)
     print(road, figures, flush=True)
@@ -172,7 +180,7 @@ def section(everything, size):
     for task in CASES:
         cases = {case: everything[key] for case in CASES[task] if (key := f"{size} {task} {case}") in everything}
         if not cases: continue
-        last = {"summary": "cells", "fit": "nats"}.get(task, "apart")
+        last = {"summary": "cells", "fit": "nats", "value": "members"}.get(task, "apart")
         parts += [f"\n### {TITLES[task]}\n", f"| case | road | rounds | wall s | × | CPU s | × | peak GB | {last} |",
                   "|---|---|---|---|---|---|---|---|---|", *(row for case, figures in cases.items() for row in _rows(case, figures))]
     return "\n".join(parts)
@@ -195,6 +203,8 @@ def _rows(case, figures):
 
 
 def _title(case, reference):
+    if case in CASES["value"]: return {"lines": "from order lines", "days": "from days of members"}[case] + (
+        f" ({groups:,} groups)" if (groups := reference[0].get("groups")) else "")
     model, unit = made.split(case)
     name = f"{MODELS[model]}, " if model in MODELS and case != model else MODELS.get(case, "")
     unit = "" if case == "gamma_gamma" else "days" if unit == 1 or case == "1" else "weeks"
