@@ -309,8 +309,9 @@ def test_refused_members_are_not_scored(ws):
 def test_own_features_and_the_dearest_first_from_the_command_line(ws, tmp_path):
     "One trains on metrics and members of her own choice, and lists those whose staying away costs most, by value_at_stake of the kept fit."
     def memtag(*words): return CliRunner().invoke(main, ["churn", *map(str, words), "-w", str(ws.root)], catch_exceptions=False).output
-    code = CliRunner().invoke(main, ["churn", "score", "-w", str(ws.root), "--by-loss", "--out", str(tmp_path / "none.csv")])
-    assert code.exit_code == 2 and not (tmp_path / "none.csv").exists()
+    for words in (["score", "--by-loss", "--out", str(tmp_path / "none.csv")], ["evaluate", "--out", str(tmp_path / "none.txt")]):
+        code = CliRunner().invoke(main, ["churn", *words, "-w", str(ws.root)])
+        assert code.exit_code == 2 and not list(tmp_path.iterdir())
     said = memtag("train", "--as-of", AS_OF, "--horizon-days", HORIZON, "--tests", 1, "--feature", "recency_days", "--feature",
                   "discount_depth", "--feature", "p_zero", "--eligible", "purchase_days_365d >= 3")
     assert "Days since the last purchase" in said and "Depth of discount" in said

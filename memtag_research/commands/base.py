@@ -7,7 +7,7 @@ Exit code 0: done. 2: something for the user to mend, said in the message. 1: a 
 
 # %% auto #0
 __all__ = ['end_with', 'Memtag', 'workspace_option', 'lang_option', 'scope_option', 'as_of_option', 'open_catalogue', 'tag_day',
-           'pick', 'write_table']
+           'pick', 'out_option', 'write_table']
 
 # %% ../../nbs/commands/00_base.ipynb #b82bc30c
 import os
@@ -83,17 +83,27 @@ def pick(catalogue, section, name):
 _WRITERS = {".csv": lambda f, p: f.to_csv(p, index=False, encoding="utf-8-sig"), ".parquet": lambda f, p: f.to_parquet(p, index=False),
             ".xlsx": lambda f, p: f.to_excel(p, index=False)}
 
+def out_option(about, required=False):
+    "`--out FILE`, refused before any work where its ending has no writer."
+    def checked(ctx, param, out):
+        if out: _writer(Path(out))
+        return out
+    return click.option("--out", required=required, metavar="FILE", callback=checked, help=about)
+
+def _writer(out):
+    if (ending := out.suffix.lower()) not in _WRITERS: raise ParameterError(f"--out must end in {', '.join(_WRITERS)}, not {out.name!r}.")
+    return _WRITERS[ending]
+
 def write_table(
     frame,  # DataFrame
     out,    # file that ends in .csv, .parquet or .xlsx
 ):
     "Write a table by the ending of its name, aside first."
     out = Path(out)
-    if out.suffix.lower() not in _WRITERS: raise ParameterError(f"--out must end in {', '.join(_WRITERS)}, not {out.name!r}.")
-    aside = out.with_name(f".{secrets.token_hex(4)}-{out.name}")
+    write, aside = _writer(out), out.with_name(f".{secrets.token_hex(4)}-{out.name}")
     try:
         os.close(os.open(aside, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600))
-        _WRITERS[out.suffix.lower()](frame, aside)
+        write(frame, aside)
         os.replace(aside, out)
     except ImportError: raise MemtagError("writing .xlsx needs the reports extra: pip install 'memtag_research[reports]'.") from None
     except OSError as e: raise MemtagError(f"cannot write {out}: {e.strerror or e}. Nothing was changed.") from None

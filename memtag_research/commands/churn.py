@@ -12,7 +12,7 @@ __all__ = ['churn', 'train', 'evaluate', 'score']
 # %% ../../nbs/commands/07_churn.ipynb #8ed9030a
 import click
 
-from .base import lang_option, workspace_option, write_table
+from .base import lang_option, out_option, workspace_option, write_table
 from ..core import ParameterError
 
 # %% ../../nbs/commands/07_churn.ipynb #ff0701a0
@@ -76,7 +76,7 @@ def train(root, as_of, horizon_days, estimator, tests, features, eligible, lang)
 @click.option("--until", metavar="DATE", help="Windows of the test are over by then; the day after the log's end by default.")
 @_horizon_option
 @click.option("--tests", type=int, default=3, show_default=True, help="Dates at which models are made and tested.")
-@click.option("--out", metavar="FILE", help=".csv, .parquet or .xlsx: every model at every date; no members.")
+@out_option(".csv, .parquet or .xlsx: every model at every date; no members.")
 @lang_option
 def evaluate(root, until, horizon_days, tests, out, lang):
     "Models and baselines, forward in time."
@@ -102,7 +102,7 @@ def _usual_horizon(ws, end):
 @churn.command()
 @workspace_option
 @click.option("--as-of", metavar="DATE", help="Exclusive end of what is known of members; the day after the log's end by default.")
-@click.option("--out", metavar="FILE", help=".csv, .parquet or .xlsx; holds member ids.")
+@out_option(".csv, .parquet or .xlsx; holds member ids.")
 @click.option("--reasons", type=int, default=0, show_default=True, help="Reasons a member; 3 make a list to call.")
 @click.option("--most", type=int, help="Only so many members, those most at risk.")
 @click.option("--by-loss", is_flag=True, help="Those first whose staying away costs most; needs memtag clv fit.")

@@ -12,7 +12,7 @@ __all__ = ['clv', 'fit', 'predict']
 # %% ../../nbs/commands/06_clv.ipynb #ef1d9db9
 import click
 
-from .base import lang_option, workspace_option, write_table
+from .base import lang_option, out_option, workspace_option, write_table
 from ..core import ParameterError
 
 # %% ../../nbs/commands/06_clv.ipynb #541f6945
@@ -67,7 +67,7 @@ def fit(root, as_of, model, period_days, holdout_days, first_from, lang):
 @click.option("--discount-rate", type=float, default=.1, show_default=True, help="A year: 0.1 is 10 %.")
 @click.option("--margin", type=float, default=1.0, show_default=True, help="Share of net money that is kept.")
 @click.option("--draws", type=int, default=0, show_default=True, help="Parameter sets for intervals; 200 are enough.")
-@click.option("--out", metavar="FILE", help=".csv, .parquet or .xlsx; holds member ids.")
+@out_option(".csv, .parquet or .xlsx; holds member ids.")
 @click.option("--scores", is_flag=True, help="Keep p_zero and the value as scores, for score tags of the models clv_p_zero and clv_value.")
 @click.option("--valid-days", type=int, default=60, show_default=True, help="How long such scores hold.")
 @lang_option

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from .base import lang_option, scope_option, workspace_option, write_table
+from .base import lang_option, out_option, scope_option, workspace_option, write_table
 
 # %% ../../nbs/commands/02_measures.ipynb #5a62e91f
 def _book(root, scope):
@@ -35,7 +35,7 @@ def _shown(row, lang, currency):
 @click.option("--period", required=True, metavar="P", help="2017-12, 2017Q4, 2017W52, 2017, or two dates with .. between.")
 @lang_option
 @scope_option
-@click.option("--out", metavar="FILE", help="Write .csv, .parquet or .xlsx instead of printing.")
+@out_option("Write .csv, .parquet or .xlsx instead of printing.")
 def metrics(root, period, lang, scope, out):
     "Print the metrics of a period; what cannot be computed says why."
     from memtag_research.language import label
@@ -49,7 +49,7 @@ def metrics(root, period, lang, scope, out):
 @click.command()
 @workspace_option
 @click.option("--as-of", required=True, metavar="DATE", help="Exclusive end of what is known: 2018-01-01 includes 31 December.")
-@click.option("--out", required=True, metavar="FILE", help=".csv, .parquet or .xlsx; holds member ids.")
+@out_option(".csv, .parquet or .xlsx; holds member ids.", required=True)
 @click.option("--window-days", type=int, help="Count orders and money of the last so many days only (the segment report: see its page).")
 def rfm(root, as_of, out, window_days):
     "Write RFM of every member: measures, scores, value class, segment; times on the workspace's clock."

@@ -26,7 +26,7 @@ from ..data.grains import read_member_days
 from ..insight.catalogue import workspace_catalogue
 from ..language import Noted, label
 from .btyd import btyd_summary, check_log_covers, purchase_dates
-from .fits import fit_bgnbd, fit_mbgnbd
+from .fits import fit_bgnbd, fit_mbgnbd, without_warnings
 from .predictions import p_alive, p_zero
 from ..tags.catalogues import make_catalogue
 from ..tags.compile import compile_many
@@ -186,7 +186,8 @@ def _history(ws, cutoff, horizon_days):
     summary = btyd_summary(ws.table("member_days"), cutoff).cache()
     members = to_frame(summary)
     for fit in (fit_bgnbd, fit_mbgnbd):
-        try: made = fit(summary)
+        try:
+            with without_warnings(): made = fit(summary)
         except ConvergenceError: continue
         lives = members.x, members.t_x, members["T"]
         return members[["member_id"]].assign(p_zero=p_zero(made.model, made.parameters, horizon_days / made.period_days, *lives),

@@ -25,7 +25,7 @@ from ..language import Noted
 from . import fits
 from .btyd import btyd_summary
 from .clv import predict_members
-from .fits import Fit, fit_gamma_gamma
+from .fits import Fit, fit_gamma_gamma, without_warnings
 from .holdout import evaluate_holdout, holdout_by_frequency, spend_and_frequency
 from ..tags.export import FAR, last_words
 from ..tags.rows import Known
@@ -64,18 +64,26 @@ def fit_clv(
     "Fit buying and spend, after a fit that had to foretell the last months."
     as_of, days = check_as_of(as_of), ws.table("member_days")
     if model not in REPEAT_MODELS:
-        raise ParameterError(f"model must be one of {', '.join(REPEAT_MODELS)}, not {model!r}." + did_you_mean(model, REPEAT_MODELS))
+        raise ParameterError(f"model must be one of {', '.join(REPEAT_MODELS)}, not {model!r}.{_elsewhere(model)}")
     held = as_of - timedelta(days=_holdout_days(ws, as_of, holdout_days))
     begun = check_as_of(first_from) if first_from is not None else None
+    if begun is not None and begun > held - timedelta(days=28): raise ParameterError(
+        f"first_from {begun} leaves hardly anybody for the test: it asks about the {(as_of - held).days} days from {held} on, and four weeks "
+        "of buying have to come before. Take an earlier first_from, or fewer holdout_days.")
     now = btyd_summary(days, as_of, period_days, first_from=begun).cache()
     before = btyd_summary(days, held, period_days, as_of, begun).cache()
-    tested = REPEAT_MODELS[model](before, period_days)
-    buying, (spend, about_spend) = REPEAT_MODELS[model](now, period_days), _spend(now)
+    with without_warnings():
+        tested = REPEAT_MODELS[model](before, period_days)
+        buying, (spend, about_spend) = REPEAT_MODELS[model](now, period_days), _spend(now)
     foretold = evaluate_holdout(before, tested)
     made = ClvFit(as_of, buying, spend, (as_of - held).days, foretold, holdout_by_frequency(before, tested), begun, ws.fingerprint,
                   (*_few(buying), *about_spend, *_doubts(foretold, model)))
     _keep(ws, made)
     return made
+
+def _elsewhere(model):
+    if model in fits.MODELS: return f" {model} stands on other rows than days of purchases: use models.fits.fit_{model}."
+    return did_you_mean(model, REPEAT_MODELS)
 
 def _holdout_days(ws, as_of, days):
     known = (as_of - ws.log_start).days

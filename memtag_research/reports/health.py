@@ -98,7 +98,7 @@ def show_verdict(
     for half, tell in (("clv", _clv_sentence), ("churn", _churn_sentence)):
         name = _say(report, f"badge_{half}", level=_say(report, f"level_{verdict(report, half)}"))
         why = found["missing"].get(half)
-        told.append(lead(f"*{name}*{_say(report, 'stop')}" + (explain(report, why) if why else tell(report))))
+        told.append(lead(f"*{name}*{_say(report, 'stop')}" + _upper(explain(report, why) if why else tell(report))))
     if not found["found"]: return Html("".join(told))
     return Html("".join(told)) + _keep(report, _rule_table(report)) + small(_say(report, "note_rules"))
 
@@ -189,7 +189,7 @@ def _measure_table(report):
 def _drift_table(report):
     "The features that moved most, and what to do."
     made = in_use(report)
-    rows = made["drift"].head(8)
+    rows = made["drift"].head(8)      # p_churn is among them, and no feature
     level = lambda psi: "moved" if psi >= PSI_MOVED else "watch" if psi >= PSI_WATCH else "still"
     do = lambda psi: "moved_new" if level(psi) == "moved" and made["age_days"] < 28 else level(psi)
     frame = pd.DataFrame({"feature": [made["titles"][report.lang].get(f, _word(report, f) if f in glossary() else f) for f in rows.feature],
@@ -198,7 +198,8 @@ def _drift_table(report):
     columns = (Column("feature", _word(report, "health_feature"), "text"), Column("psi", "PSI", "ratio"),
                Column("level", _word(report, "status"), "figure"),
                Column("do", _word(report, "health_do"), "text"))
-    return Table("drift", _say(report, "title_drift", day=_day(report, made["as_of"] - timedelta(1)), n=len(made["drift"])), frame, columns)
+    title = _say(report, "title_drift", day=_day(report, made["as_of"] - timedelta(1)), n=len(made["drift"]) - 1)
+    return Table("drift", title, frame, columns)
 
 # %% ../../nbs/reports_pkg/08_health.ipynb #31fbf1e1
 def _draw_importance(report, ax):

@@ -34,6 +34,7 @@ from .segment_risk import first_fit
 # %% ../../nbs/reports_pkg/07_health_numbers.ipynb #484b4758
 class Health:
     "What a model-health report is about, and the numbers found so far."
+    horizon_setting = "horizon_days"   # what to give where purchases are too few to tell churn
     def __init__(self, ws, period: Period, lang: str = "en", k: int = 5, horizon_days: int | None = None, output_dir: str = ""):
         self.ws, self.period, self.lang, self.k, self.horizon_days, self.output_dir = ws, period, lang, k, horizon_days, output_dir
         self.as_of, self.currency, self.found, self.tables = period.end, ws.config.currency, {}, {}
@@ -182,8 +183,11 @@ class Finding(NamedTuple):
     value: float
     level: str            # ok, warn or fail
 
+_DIGITS = {"rate": 3, "ratio": 2, "count": 0}   # that a page shows: a number that reads as its limit is at its limit
+
 def judged(rule: Rule, value) -> Finding:
     "At a limit or beyond it counts."
+    value = round(float(value), _DIGITS[rule.kind])
     worst = rule.refuse is not None and value >= rule.refuse
     return Finding(rule, float(value), "fail" if worst else "warn" if value >= rule.watch else "ok")
 

@@ -98,7 +98,7 @@ def explain(
     for key, pattern in _REASONS.items():
         if m := re.search(pattern, str(reason), re.S):
             told = lambda v: format_date(v, report.lang) if re.fullmatch(r"\d{4}-\d\d-\d\d", v) else v
-            return _say(report, key, k=report.k, **{k: told(v) for k, v in m.groupdict().items()})
+            return _say(report, key, k=report.k, setting=report.horizon_setting, **{k: told(v) for k, v in m.groupdict().items()})
     return str(reason)
 
 # %% ../../nbs/reports_pkg/06_segment.ipynb #427a26ee

@@ -37,6 +37,7 @@ from ..measures.sales import decompose_sales, sales_by, sales_totals
 # %% ../../nbs/reports_pkg/05_segment_numbers.ipynb #76c31843
 class Segment:
     "What a segment report is about, and the numbers found so far."
+    horizon_setting = "dormant_days"   # what to give where purchases are too few to tell churn
     def __init__(self,
         ws,                    # an opened workspace
         book: Book,            # its tables, restricted to the scope

@@ -15,7 +15,6 @@ __all__ = ['MIN_MEMBERS', 'MIN_DAYS', 'BANDS', 'VALUE_DAYS', 'Known', 'known_at'
            'purchase_totals', 'foretold', 'next_period', 'ahead', 'repeat_periods', 'Chances', 'chances_of', 'at_risk']
 
 # %% ../../nbs/reports_pkg/05a_segment_risk.ipynb #1acd5943
-import warnings
 from datetime import date, timedelta
 from typing import NamedTuple
 
@@ -34,7 +33,7 @@ from ..models.churn import check_future, train_on
 from ..models.churn_scores import newest_churn, panel_of
 from ..models.clv import value_at_stake
 from ..models.cutoffs import churn_horizon, churn_panel, cutoffs_before
-from ..models.fits import Fit, fit_bgnbd, fit_gamma_gamma, fit_mbgnbd, fit_pareto_nbd, parameters_of
+from ..models.fits import Fit, fit_bgnbd, fit_gamma_gamma, fit_mbgnbd, fit_pareto_nbd, parameters_of, without_warnings
 from ..models.predictions import expected_purchases, p_zero, pmf_future
 from .segment_numbers import Segment, classed, member_days_of, members_of, number
 
@@ -82,9 +81,7 @@ def first_fit(
     failed, why = [], []
     for fit in (fit_bgnbd, fit_mbgnbd, fit_pareto_nbd):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)      # few members: the intervals say so
-                return fit(summary), tuple(failed)
+            with without_warnings(): return fit(summary), tuple(failed)      # few members: the intervals say so
         except ConvergenceError as e:
             failed.append(fit.__name__.removeprefix("fit_"))
             why.append(str(e).split(" did not converge: ")[-1].split(";")[0])
@@ -93,9 +90,7 @@ def first_fit(
 
 def _spend(summary):
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            spend = fit_gamma_gamma(summary)
+        with without_warnings(): spend = fit_gamma_gamma(summary)
     except (ConvergenceError, NotComputable): return None
     return spend if spend.parameters["q"] > 1 else None
 
