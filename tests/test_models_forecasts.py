@@ -75,6 +75,8 @@ def test_fits_that_are_not_there_or_not_whole(ws, tmp_path):
         with pytest.raises(NotComputable, match=said): ask()
     with pytest.raises(ParameterError, match="up to a year before. Run fit_clv at 2024-08-01"): predict_clv(ws, "2024-08-01")
     with pytest.raises(ParameterError, match="holdout_days must be from 7 to"): fit_clv(ws, AS_OF, holdout_days=5)
+    with pytest.raises(ParameterError, match="leaves hardly anybody for the test"): fit_clv(ws, AS_OF, first_from="2023-05-01")
+    with pytest.raises(ParameterError, match="bgbb stands on other rows.* use models.fits.fit_bgbb"): fit_clv(ws, AS_OF, "bgbb")
     path = ws.root / "models/clv" / f"{AS_OF}.json"
     whole = path.read_text()
     try:
