@@ -68,8 +68,8 @@ def fit_clv(
     held = as_of - timedelta(days=_holdout_days(ws, as_of, holdout_days))
     begun = check_as_of(first_from) if first_from is not None else None
     if begun is not None and begun > held - timedelta(days=28): raise ParameterError(
-        f"first_from {begun} leaves hardly anybody for the test, which asks about the {(as_of - held).days} days from {held} on: four weeks "
-        "of buying have to come before. Take an earlier first_from, or fewer holdout_days.")
+        f"first_from {begun} leaves hardly anybody for the test, which asks about the {(as_of - held).days} days from {held} on: four "
+        "weeks of buying have to come before. Take an earlier first_from, or fewer holdout_days.")
     now = btyd_summary(days, as_of, period_days, first_from=begun).cache()
     before = btyd_summary(days, held, period_days, as_of, begun).cache()
     with without_warnings():

@@ -96,7 +96,8 @@ def once(compute, refusals=(NotComputable,)):
 
 def number(compute):
     "Register a number of the segment report."
-    return NUMBERS.setdefault(compute.__name__, once(compute))
+    NUMBERS[compute.__name__] = made = once(compute)
+    return made
 
 def report_numbers(
     report: Segment,
