@@ -34,6 +34,7 @@ import pandas as pd
 from scipy.special import betainc, betaincinv, betaln, expit, exprel, xlogy
 
 from ..core import ParameterError, did_you_mean
+from .btyd import codes_of
 from .discrete import bgbb, prepare_bgbb
 from .pareto import log_left_odds, prepare_pareto_nbd
 from .terms import refuse_rows
@@ -108,8 +109,8 @@ def _distinct(columns, n):
     code, size = np.zeros(n, dtype=np.int64), 1
     for column in columns:
         if len(column) > 1:
-            codes, values = _codes(column)
-            code, size = codes + code * values if size > 1 else codes, size * values
+            codes, values = codes_of(column)
+            code, size = codes + code * len(values) if size > 1 else codes, size * len(values)
             if size > 4 * n + 1000:
                 code, kinds = pd.factorize(code)
                 size = len(kinds)
@@ -119,12 +120,7 @@ def _distinct(columns, n):
     one, place[kinds] = place[kinds], np.arange(len(kinds))
     return one, place[code]
 
-def _codes(column):
-    "Codes of a column and how many there may be."
-    if 0 <= column.min() and column.max() < len(column) + 1000 and (column == (whole := column.astype(np.int64))).all():
-        return whole, int(whole.max()) + 1
-    codes, values = pd.factorize(column)
-    return codes, len(values)
+
 
 # %% ../../nbs/models/07_predictions.ipynb #be5c6de8
 def _bg_alive(r, alpha, a, b, x, t_x, T): return np.where(x > 0, _stayed(r, alpha, a, b + np.maximum(x - 1, 0), x, t_x, T), 1)
