@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from histories import engine, history_of, lines_of, on, poisoned
-from lifetime_worlds import repeat_world
-from test_models_btyd import cdnow
+from lifetime_worlds import cdnow_log, repeat_world
 
 from memtag_research.core import NotComputable, ParameterError
 from memtag_research.data.engine import as_table, to_frame
@@ -26,7 +25,7 @@ from memtag_research.models.predictions import expected_purchases, expected_purc
 
 @pytest.fixture(scope="module")
 def days():
-    log = cdnow()
+    log = cdnow_log()
     return log.groupby(["member_id", "local_date"], as_index=False).net_cents.sum().assign(purchase_days=1, cancelled_date=None)
 
 
