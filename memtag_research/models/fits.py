@@ -274,13 +274,6 @@ def _check_counts(members):
     if wrong.any(): raise ParameterError(f"members must be counts above 0: {wrong.sum():,} of {len(members):,} rows break it, "
                                          f"first {members[wrong].iloc[0]!r}.")
 
-@contextmanager
-def without_warnings():
-    "For callers that tell a fit's `notes` themselves."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        yield
-
 def _doubts(groups, period_days):
     "What is stated of a summary whose unit of time, or size, is doubtful."
     notes, oldest = [], groups["T"].max() * period_days / 365.25
@@ -294,6 +287,14 @@ def _doubts(groups, period_days):
     if (n := int(groups.members.sum())) < 200: notes.append(f"only {n} members: intervals will be wide.")
     for note in notes: warnings.warn(note, stacklevel=4)
     return notes
+
+# %% ../../nbs/models/06_fits.ipynb #67f46281
+@contextmanager
+def without_warnings():
+    "For callers that tell a fit's `notes` themselves."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 # %% ../../nbs/models/06_fits.ipynb #c9b4d60d
 def _fit_repeat(model, summary, period_days, covariates):
