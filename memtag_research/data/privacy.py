@@ -44,7 +44,7 @@ from ..core import MemtagError, NotComputable, ParameterError, mask
 from .contracts import contracts
 from .engine import as_table, connect
 from .sources import find_files
-from .workspace import read_config, write_file, write_version, writing
+from .workspace import drop_versions, read_config, write_file, write_version, writing
 
 # %% ../../nbs/data/05b_privacy.ipynb #b10fd56a
 _mine = threading.local()   # workspaces that this thread writes already
@@ -523,9 +523,7 @@ def _new_version(con, data, people, ids):
         version = sha256(f"{manifest['sha256']} {secrets.token_hex(16)}".encode()).hexdigest()
         write_version(data, version, build)
         yield "data", "tables under a pseudonym", len(ids)
-    current = (data / "current").resolve()
-    for left in [p for p in (*data.glob("v-*"), *data.glob(".new-*"), *data.glob(".link-*")) if p != current]:
-        shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    drop_versions(data)
 
 def _tombstone(data, plan, places):
     "What is kept of it: the day and how much, and nothing that names anybody."
