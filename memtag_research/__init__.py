@@ -7,12 +7,16 @@
 - `memtag_research.commands.tags`: `memtag tag list | show | check | run | history | diff | assign | explain`
 - `memtag_research.core`: Errors that say what to do, masking of personal values, and the few checks that everybody needs
 - `memtag_research.data.contracts`: The canonical tables as data, and checks of whole tables inside the engine
+- `memtag_research.data.databases`: A table or a SELECT of a database → one Parquet file, exact and read-only, which is then read like any other
 - `memtag_research.data.datasets`: Public data with source and licence, each brought in through a mapping like any other
 - `memtag_research.data.engine`: Opens Ibis backends, and is the only place that knows their differences
 - `memtag_research.data.grains`: One rule for orders: the two derived tables on which every measure stands
 - `memtag_research.data.ingest`: Source files → canonical Parquet and grains: whole or not at all, every dropped row counted by reason
 - `memtag_research.data.privacy`: Surrogate keys for members, and members forgotten in every file of a workspace
+- `memtag_research.data.retention`: How long rows about people are kept, and what goes when their time is over
+- `memtag_research.data.sheets`: Workbooks (`.xlsx`, `.xlsm`, `.ods`) → raw tables of text, cell by cell, nothing interpreted
 - `memtag_research.data.simulate`: Every canonical table of an invented programme, and the truth about it beside them
+- `memtag_research.data.sniff`: How a file wants to be read: encoding, delimiter, the line of the header, sheets, members of a zip
 - `memtag_research.data.sources`: Source files → raw tables of the engine, every row numbered, nothing interpreted
 - `memtag_research.data.workspace`: A folder with `memtag.yaml`, its tables by name, and what is known about them
 - `memtag_research.insight.catalogue`: The tags that every workspace starts with, and a workspace's own over them

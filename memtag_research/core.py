@@ -8,12 +8,14 @@ returns: 2 for the user's mistakes, 1 for failures."""
 
 # %% auto #0
 __all__ = ['MemtagError', 'DefinitionError', 'NotComputable', 'ParameterError', 'ConvergenceError', 'EvidenceError', 'Failure',
-           'ContractError', 'mask', 'did_you_mean', 'check_columns', 'check_as_of']
+           'ContractError', 'mask', 'looks_personal', 'show', 'did_you_mean', 'check_columns', 'check_as_of']
 
 # %% ../nbs/00_core.ipynb #b5ece1ff
+import re
 from dataclasses import dataclass
 from datetime import date, datetime
 from difflib import get_close_matches
+from unicodedata import normalize
 
 # %% ../nbs/00_core.ipynb #e8a02fc1
 class MemtagError(Exception):
@@ -69,6 +71,34 @@ def mask(
     if len(text) >= 11: return f"{text[:3]}****{text[-4:]}"
     if len(text) >= 6: return f"{text[:1]}****{text[-1:]}"
     return f"{text[:1]}***"
+
+# %% ../nbs/00_core.ipynb #1bdd6563
+_WHEN = re.compile(r"^\d{4}[-/.年]\s?\d{1,2}[-/.月]\s?\d{1,2}|^\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|[年月日时分秒]|[上下]午|\b[AP]M\b|(?<=\d)[TZ]|[¥$£€元]")
+_PHONE = re.compile(r"\+.*|(86)?1[3-9]\d{9}|0[1-9]\d{8,10}|\d{6}(19|20)\d{9}[\dXx]")   # the last: a Chinese identity number
+_GROUPED = re.compile(r"\(?\d{2,5}\)?[-. ]\d{3,4}[-. ]\d{3,4}")
+
+def looks_personal(
+    value,               # of a column that is not declared personal
+    word: bool = False,  # it stands in many rows: a code or a status, no name
+) -> bool:
+    "Whether a value has the shape of a phone, an e-mail, a name or an address."
+    if isinstance(value, date): return False
+    text = normalize("NFKC", str(value)).strip()
+    if "@" in text: return True
+    text = _WHEN.sub("", text)
+    letters, digits = [c for c in text if c.isalpha()], re.sub(r"[\s().-]", "", text.removesuffix(".0"))
+    if len(letters) > 1 and digits[-1:] not in "Xx":
+        code = text.isascii() and " " not in text and (any(c.isdigit() for c in text) or text.islower() or len(letters) < 5 and text.isupper())
+        return not (word or code)
+    return bool(_PHONE.fullmatch(digits) or _GROUPED.fullmatch(text))
+
+def show(
+    value,               # of a column that is not declared personal
+    word: bool = False,  # see `looks_personal`
+) -> str:                # as it may stand in a message
+    "A value as it is, masked where it looks like a person's."
+    if value is None or looks_personal(value, word): return mask(value)
+    return repr(value) if isinstance(value, str) else str(value)
 
 # %% ../nbs/00_core.ipynb #fccd0dec
 def did_you_mean(
