@@ -73,9 +73,14 @@ def mask(
     return f"{text[:1]}***"
 
 # %% ../nbs/00_core.ipynb #1bdd6563
-_WHEN = re.compile(r"^\d{4}[-/.年]\s?\d{1,2}[-/.月]\s?\d{1,2}|^\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|[年月日时分秒]|[上下]午|\b[AP]M\b|(?<=\d)[TZ]|[¥$£€元]")
+_WHEN = re.compile(r"^\d{4}[-/.年]\s?\d{1,2}[-/.月]\s?\d{1,2}|^\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|"      # dates
+                   r"[年月日时分秒]|[上下]午|\b[AP]M\b|(?<=\d)[TZ]|[¥$£€元]")                              # what stands beside numbers
 _PHONE = re.compile(r"\+.*|(86)?1[3-9]\d{9}|0[1-9]\d{8,10}|\d{6}(19|20)\d{9}[\dXx]")   # the last: a Chinese identity number
 _GROUPED = re.compile(r"\(?\d{2,5}\)?[-. ]\d{3,4}[-. ]\d{3,4}")
+
+def _is_code(text):
+    "`C536379`, `soon`, `N/A`: no blanks, and a digit or a small letter to begin with."
+    return text.isascii() and " " not in text and (any(c.isdigit() for c in text) or text.islower() or (text.isupper() and len(text) < 5))
 
 def looks_personal(
     value,               # of a column that is not declared personal
@@ -86,11 +91,9 @@ def looks_personal(
     text = normalize("NFKC", str(value)).strip()
     if "@" in text: return True
     text = _WHEN.sub("", text)
-    letters, digits = [c for c in text if c.isalpha()], re.sub(r"[\s().-]", "", text.removesuffix(".0"))
-    if len(letters) > 1 and digits[-1:] not in "Xx":
-        code = text.isascii() and " " not in text and (any(c.isdigit() for c in text) or text.islower() or len(letters) < 5 and text.isupper())
-        return not (word or code)
-    return bool(_PHONE.fullmatch(digits) or _GROUPED.fullmatch(text))
+    number = re.sub(r"[\s().-]", "", text.removesuffix(".0"))
+    if _PHONE.fullmatch(number) or _GROUPED.fullmatch(text): return True
+    return sum(c.isalpha() for c in text) > 1 and not word and not _is_code(text)
 
 def show(
     value,               # of a column that is not declared personal
