@@ -11,6 +11,7 @@
 - `memtag_research.data.datasets`: Public data with source and licence, each brought in through a mapping like any other
 - `memtag_research.data.engine`: Opens Ibis backends, and is the only place that knows their differences
 - `memtag_research.data.grains`: One rule for orders: the two derived tables on which every measure stands
+- `memtag_research.data.guess`: Which canonical column each column of an export is, how sure that is, and how its values are written
 - `memtag_research.data.ingest`: Source files → canonical Parquet and grains: whole or not at all, every dropped row counted by reason
 - `memtag_research.data.privacy`: Surrogate keys for members, and members forgotten in every file of a workspace
 - `memtag_research.data.retention`: How long rows about people are kept, and what goes when their time is over
@@ -18,6 +19,7 @@
 - `memtag_research.data.simulate`: Every canonical table of an invented programme, and the truth about it beside them
 - `memtag_research.data.sniff`: How a file wants to be read: encoding, delimiter, the line of the header, sheets, members of a zip
 - `memtag_research.data.sources`: Source files → raw tables of the engine, every row numbered, nothing interpreted
+- `memtag_research.data.values`: Raw values as their contract's types: ids, money, numbers, times, and what people and spreadsheets do to them
 - `memtag_research.data.workspace`: A folder with `memtag.yaml`, its tables by name, and what is known about them
 - `memtag_research.insight.catalogue`: The tags that every workspace starts with, and a workspace's own over them
 - `memtag_research.language`: One label file, two languages, and numbers that read the same on every page
