@@ -80,7 +80,7 @@ $(VENV)/.lab: $(VENV)/.report
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.report
-	$(INSTALL) '.[reports,datasets,models,lab,spark,dev]'
+	$(INSTALL) '.[reports,datasets,models,lab,spark,postgres,dev]'
 	@touch $@
 
 $(WORKSPACE)/memtag.yaml: | $(VENV)/.report
