@@ -84,6 +84,7 @@
 - `memtag_research.tags.statements`: What the SELECT of an sql tag may say, judged once for the linter and for the run
 - `memtag_research.tags.store`: What held when: a workspace's snapshots by date, their history, and whether they are whole
 - `memtag_research.tags.values`: What values a tag may have, and rules that compare it with another one
+- `memtag_research.translate`: The commonest errors as a Chinese reader reads them, on the command line and in a notebook
 - `memtag_research.world.baskets`: Products, stores, the lines of every order, how they were paid, and what came back
 - `memtag_research.world.calendar`: Festivals, and how heavy each day of the year is
 - `memtag_research.world.contacts`: Visits, messages, consents, opinions and ids of the people of a block: all that happens beside buying

@@ -9,7 +9,7 @@ not bring the member back. It is 去标识化, not 匿名化: what is left are s
 
 # %% auto #0
 __all__ = ['MEMBER_COLUMNS', 'writing_tags', 'KeyMap', 'under_pseudonym', 'suppression_hash', 'hide_forgotten', 'Forgotten',
-           'check_members', 'forget']
+           'check_members', 'exported_files', 'forget']
 
 # %% ../../nbs/data/05b_privacy.ipynb #962952d6
 import csv
@@ -536,18 +536,20 @@ def _tombstone(data, plan, places):
     write_file(path, json.dumps([*before, new], indent=1).encode())
 
 # %% ../../nbs/data/05b_privacy.ipynb #7053f4df
-def _exported(tags):
-    "Files of members that were written before, a line each: when, what, how many rows, what for. The record has names of files only."
-    path, entries = tags / "exports.jsonl", []
+def exported_files(
+    root: str | Path,  # workspace folder
+) -> tuple:            # a line each: when, what, how many rows, what for
+    "Files of members that were written before. The record has names of files only."
+    path, entries = Path(root) / "tags" / "exports.jsonl", []
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try: entries.append(json.loads(line))
         except ValueError: continue   # half a line, of a killed writer
     same = lambda e: (e.get("when"), e.get("file"), e.get("sha256"))
     failed = {same(e) for e in entries if e.get("failed")}   # told before it was tried, and again when it failed
-    for e in entries:
-        if not e.get("rows") or same(e) in failed: continue
-        rows = f"{e['rows']:,} row{'s' if e['rows'] != 1 else ''}"
-        yield f"{e.get('when', '')[:10]}  {e.get('file', '?')} ({rows}, {e.get('purpose', '?')}, segment {e.get('segment') or '?'})"
+    sent = [e for e in entries if e.get("rows") and same(e) not in failed]
+    rows = [f"{e['rows']:,} row{'s' if e['rows'] != 1 else ''}" for e in sent]
+    return tuple(f"{e.get('when', '')[:10]}  {e.get('file', '?')} ({n}, {e.get('purpose', '?')}, segment {e.get('segment') or '?'})"
+                 for e, n in zip(sent, rows))
 
 def _names(path, plan):
     "Whether a file that is not ours to change names somebody."
@@ -582,4 +584,4 @@ def forget(
             raise MemtagError(f"forgetting was interrupted ({str(e).splitlines()[0]}). What is left to do is written down: make room or "
                               f"mend the folder, then run memtag forget -w {root} again.") from e
     if not people: raise ParameterError("name the members to forget: memtag forget MEMBER_ID")
-    return Forgotten(people, tuple(places), tuple(sorted(sources)), tuple(_exported(root / "tags")))
+    return Forgotten(people, tuple(places), tuple(sorted(sources)), exported_files(root))
