@@ -12,32 +12,30 @@ __all__ = ['TableReport', 'IngestReport', 'ingest', 'check_workspace']
 
 # %% ../../nbs/data/06_ingest.ipynb #0728bfdd
 import json
-import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from zoneinfo import ZoneInfo
 
 import duckdb
 import ibis
-import ibis.expr.datatypes as dt
 import sqlglot
 from sqlglot import exp
 
 import memtag_research.data
 from ..core import ContractError, DefinitionError, Failure, did_you_mean, mask
 from .contracts import MONEY_KINDS, ORDER_KINDS, Column, check_table, contract
-from .engine import ISO_FORMATS, OFFSET, connect, read_times, to_local, to_utc, total
+from .engine import connect, to_local, total
 from .grains import grains
 from .privacy import hide_forgotten, suppression_hash
-from .sources import find_files, read_source, sha256_of, unreadable
+from .sources import FILE_KEYS, find_files, read_source, reading, sha256_of
+from .values import VALUE_KEYS, advice_for, check_how, kind_in_words, read_value
 from .workspace import GRAINS, read_config, write_version, writing
 
 # %% ../../nbs/data/06_ingest.ipynb #937561d7
-_SOURCE_KEYS = ("files", "format", "delimiter", "encoding", "quote", "columns", "drop", "join", "one_row_per")
-_COLUMN_KEYS = ("from", "sql", "value", "cases", "else", "zone", "format", "unit", "values", "sign", "on_error", "type")
+_SOURCE_KEYS = ("files", *FILE_KEYS, "columns", "drop", "join", "one_row_per")
+_COLUMN_KEYS = ("from", "sql", "value", "cases", "else", *VALUE_KEYS)
 
 def _check_keys(given, allowed, where):
     if not isinstance(given, dict): raise DefinitionError(f"{where} must be a mapping, not {given!r}.")
@@ -83,64 +81,6 @@ def _column_sql(spec, columns, where):
     whens = " ".join(f"WHEN {_check_sql(c['when'], columns, where)} THEN {_text(c['is'])}" for c in spec["cases"])
     return f"CASE {whens} ELSE {_text(spec['else']) if 'else' in spec else 'NULL'} END", spec
 
-# %% ../../nbs/data/06_ingest.ipynb #692ea7af
-def _as_string(value, spec):
-    if value.type().is_floating():  # 17850.0: an id that went through a float column; beyond 15 digits it is rounded
-        value = ibis.ifelse((value.abs() < 1e15) & (value == value.round(0)), value.round(0).cast("int64"), None)
-    text = value.strip().nullif("") if value.type().is_string() else value.cast("string")
-    codes = {str(k): v for k, v in spec.get("values", {}).items()}
-    return text.cases(*codes.items(), else_=None) if codes else text
-
-def _as_money(value, spec):
-    unit = spec.get("unit", "major")
-    if unit not in ("major", "minor"): raise DefinitionError(f"unit must be major or minor, not {unit!r}.")
-    exact = (value.strip() if value.type().is_string() else value).try_cast(dt.Decimal(18, 6))
-    return (exact * (100 if unit == "major" else 1)).round(0).try_cast("int64") * int(spec.get("sign", 1))
-
-def _as_whole(value, spec):
-    exact = value.try_cast(dt.Decimal(18, 6))
-    return ibis.ifelse(exact == exact.round(0), exact.round(0).try_cast("int64"), None) * int(spec.get("sign", 1))
-
-def _as_moment(value, spec, zone):
-    "UTC; texts by format, clock times by zone, times with a zone of their own as they are."
-    kind, given = value.type(), _zone(spec.get("zone"), zone)
-    if kind.is_string(): value = read_times(value.strip(), _formats(spec), given == "offset")
-    elif kind.is_date() or kind.is_timestamp(): value = value.cast("timestamp(6)")
-    else: value = ibis.null("timestamp(6)")
-    return value if given in ("offset", "UTC") else to_utc(value, given).cast("timestamp(6)")
-
-def _zone(given, zone):
-    "The zone of clock times; `offset` and UTC are zones too."
-    if given in (None, "offset", "UTC"): return given or zone
-    try: return ZoneInfo(str(given)).key
-    except (KeyError, ValueError, OSError):
-        raise DefinitionError(f"zone {given!r} is not an IANA time zone such as Asia/Shanghai.") from None
-
-def _formats(spec):
-    given = spec.get("format", ISO_FORMATS)
-    return [given] if isinstance(given, str) else list(given)
-
-# %% ../../nbs/data/06_ingest.ipynb #9e33dc66
-def _typed(value, column, spec, zone):
-    "A raw value as its contract's type; null where it does not fit."
-    kind = dt.dtype(column.type)
-    if value.type().is_null(): return ibis.null(kind)
-    if kind.is_string(): return _as_string(value, spec)
-    if column.unit == "cents": return _as_money(value, spec)
-    if kind.is_integer(): return _as_whole(value, spec)
-    if kind.is_timestamp(): return _as_moment(value, spec, zone)
-    if kind.is_date():
-        return (read_times(value.strip(), _formats(spec)) if value.type().is_string() else value).cast("date")
-    return value.try_cast(kind) * int(spec["sign"]) if "sign" in spec else value.try_cast(kind)
-
-def _refuse_mixed_zones(value, column, spec, where):
-    "A column with zones in its type cannot be read as clock time."
-    if value.type().is_timestamp() and value.type().timezone and spec.get("zone") not in (None, "offset"):
-        raise DefinitionError(f"{where}: the times carry their own zone, so `zone: {spec['zone']}` cannot hold. "
-                              "Write `zone: offset`.")
-    if value.type().is_timestamp() and value.type().timezone: return {**spec, "zone": "offset"}
-    return spec
-
 # %% ../../nbs/data/06_ingest.ipynb #c2f96090
 def _one_row_per(raw, spec, where):
     "The first row of each value of a column: members from their receipts."
@@ -152,9 +92,10 @@ def _one_row_per(raw, spec, where):
 def _joined(con, raw, spec, root, where):
     "Left join of look-up files: product attributes beside an order line."
     for join in spec.get("join", []):
-        _check_keys(join, ("files", "format", "delimiter", "encoding", "quote", "by", "columns"), f"{where}.join")
+        _check_keys(join, ("files", *FILE_KEYS, "by", "columns"), f"{where}.join")
         path, = find_files(join["files"], root)
-        look = read_source(con, path, join)
+        part, = read_source(con, path, join)
+        look = part.table.drop("_file")
         on = join["by"]   # not `on`, which YAML reads as true
         for side in (raw, look): _quoted(on, side.columns, f"{where}.join")
         look = look.select(_on=look[on].cast("string"), **{c: look[c] for c in join["columns"]})
@@ -171,6 +112,14 @@ def _reasons(rules, columns, where):
     return f"CASE {whens} ELSE NULL END" if whens else "NULL::VARCHAR"
 
 # %% ../../nbs/data/06_ingest.ipynb #111e8000
+def _refuse_mixed_zones(value, column, spec, where):
+    "A column with zones in its type cannot be read as clock time."
+    if value.type().is_timestamp() and value.type().timezone and spec.get("zone") not in (None, "offset"):
+        raise DefinitionError(f"{where}: the times carry their own zone, so `zone: {spec['zone']}` cannot hold. "
+                              "Write `zone: offset`.")
+    if value.type().is_timestamp() and value.type().timezone: return {**spec, "zone": "offset"}
+    return spec
+
 def _unbound(raw, view, mapped, reason, where):
     "Name the expression whose types do not go together."
     for name, sql in [*((f"columns.{n}", s) for n, (s, _) in mapped.items()), ("drop", reason)]:
@@ -193,26 +142,16 @@ def _stage(con, raw, table, spec, config, file_number):
     out, bad = {}, {}
     for name, (_, how) in mapped.items():
         value, column = staged[f"m_{name}"], declared.get(name) or Column(name, how.get("type", "string"))
+        check_how(how, column, f"{where}.columns.{name}")
         how = _refuse_mixed_zones(value, column, how, f"{where}.columns.{name}")
-        out[name] = _typed(value, column, how, config.zone)
-        if dt.dtype(column.type).is_string() and not how.get("values") and not value.type().is_floating(): continue  # never bad
-        unread = value.notnull() & out[name].isnull()   # few rows: only they are turned into text
-        bad[f"_bad_{name}"] = ibis.ifelse(unread, value.cast("string").strip().nullif(""), None)
+        read = read_value(value, column, how, config.zone)
+        out[name] = read.value
+        if read.bad is not None: bad[f"_bad_{name}"] = read.bad
     if "line_id" in declared and "line_id" not in out:
         out["line_id"] = ibis.literal(f"{file_number}-") + staged._row.cast("string")
     return staged.select(**out, **bad, _reason=staged._reason.cast("string"))
 
 # %% ../../nbs/data/06_ingest.ipynb #7bfd25cf
-def _advice(column, values, how):
-    kind = dt.dtype(column.type)
-    if kind.is_timestamp() and any(re.search(OFFSET, v) for v in values):
-        return "These times carry their own zone: write `zone: offset` in the mapping."
-    if kind.is_timestamp() or kind.is_date():
-        return f"Give their `format`, or several (expected: {', '.join(_formats(how))})."
-    if column.unit == "cents": return "Money must be a plain number such as 1299.00."
-    if how.get("values"): return f"Map the code under `values` (known: {', '.join(map(column.show, how['values']))})."
-    return "Mend the file, or write `on_error: drop` to drop and count such rows."
-
 def _unreadable_values(staged, table, spec):
     "Failures of values that could not be read, in columns that do not say `on_error: drop`."
     kept, personal = staged.filter(staged._reason.isnull()), _personal_sources(table, spec)
@@ -226,12 +165,8 @@ def _unreadable_values(staged, table, spec):
         values = kept.filter(kept[f"_bad_{name}"].notnull()).limit(3).execute()[f"_bad_{name}"].tolist()
         hidden = any(p in str(spec["columns"][name]) for p in personal)   # an id that was mapped to the wrong column
         seen = tuple(dict.fromkeys(map(mask if hidden else column.show, values)))
-        yield Failure(table, name, f"cannot be read as {_word(column)}", int(counts[name]), seen,
-                      _advice(column, values, how))
-
-_WORDS = {"int64": "a whole number", "decimal(18, 3)": "a number", "float64": "a number", "timestamp": "a time", "date": "a date"}
-
-def _word(column): return "an amount of money" if column.unit == "cents" else _WORDS.get(column.type, column.type)
+        yield Failure(table, name, f"cannot be read as {kind_in_words(column)}", int(counts[name]), seen,
+                      advice_for(column, values, how))
 
 def _personal_sources(table, spec):
     "Source columns that hold personal values, by what this table maps them to."
@@ -283,14 +218,13 @@ def _nothing_left(table, read, dropped, paths):
     return []
 
 @contextmanager
-def _reading(paths, delimiter):
+def _reading(parts):
     "What an engine says while it reads a file, without the line that it quotes."
-    try: yield
+    try:
+        with reading(parts): yield
     except duckdb.ConversionException:
         raise DefinitionError("an SQL expression of the mapping met a value that it cannot convert; write "
                               "TRY_CAST(column AS type), which is null for such a value.") from None
-    except duckdb.Error as e:
-        raise next((x for p in paths if "fields" in str(x := unreadable(p, e, "csv", delimiter))), unreadable(paths[0], e, "csv")) from None
 
 # %% ../../nbs/data/06_ingest.ipynb #313bc618
 @dataclass(frozen=True)
@@ -306,11 +240,12 @@ def _ingest_table(con, table, spec, config, root, folder):
     paths = find_files(spec.get("files"), root)
     _check_twice(paths)
     stages = []
-    for number, path in enumerate(paths, 1):
-        raw = _one_row_per(read_source(con, path, spec), spec, f"sources.{table}")
+    parts = [part for path in paths for part in read_source(con, path, spec)]
+    for number, part in enumerate(parts, 1):
+        raw = _one_row_per(part.table.drop("_file"), spec, f"sources.{table}")
         raw = _joined(con, raw, spec, root, f"sources.{table}")
         stages.append(_stage(con, raw, table, spec, config, number))
-    with _reading(paths, spec.get("delimiter", ",")): con.to_parquet(ibis.union(*stages) if len(stages) > 1 else stages[0], staged_path)
+    with _reading(parts): con.to_parquet(ibis.union(*stages) if len(stages) > 1 else stages[0], staged_path)
     staged = _with_unreadable_dropped(con.read_parquet(staged_path), spec)
     reasons = staged.group_by("_reason").agg(n=staged.count()).execute()
     dropped = {r: int(n) for r, n in zip(reasons._reason, reasons.n) if isinstance(r, str)}
