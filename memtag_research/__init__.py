@@ -13,6 +13,7 @@
 - `memtag_research.data.grains`: One rule for orders: the two derived tables on which every measure stands
 - `memtag_research.data.guess`: Which canonical column each column of an export is, how sure that is, and how its values are written
 - `memtag_research.data.ingest`: Source files → canonical Parquet and grains: whole or not at all, every dropped row counted by reason
+- `memtag_research.data.mapping`: What `memtag.yaml` says of a table, checked before any file is opened, and turned into SQL over the file's columns
 - `memtag_research.data.privacy`: Surrogate keys for members, and members forgotten in every file of a workspace
 - `memtag_research.data.retention`: How long rows about people are kept, and what goes when their time is over
 - `memtag_research.data.sheets`: Workbooks (`.xlsx`, `.xlsm`, `.ods`) → raw tables of text, cell by cell, nothing interpreted

@@ -7,6 +7,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
 from contextlib import closing
@@ -23,6 +24,7 @@ from memtag_research.data import databases
 from memtag_research.data.databases import address, fetch, question, shown
 
 PASSWORD = "p@ss/w?rd:1%"   # every sign that a URL takes for itself
+SETTINGS = ["-c", "timezone=Asia/Shanghai", "-c", "datestyle=German", "-c", "extra_float_digits=0"]   # of a server far away
 TABLE = """
     CREATE TYPE kind AS ENUM ('sale', 'return');
     CREATE DOMAIN cents AS numeric(12, 2);
@@ -76,7 +78,8 @@ def server():
         port = s.getsockname()[1]
     subprocess.run([initdb, "-D", folder / "db", "-U", "anna", "-A", "scram-sha-256", "--pwfile", folder / "password", "-E", "UTF8",
                     "--no-locale", "--no-sync"], check=True, capture_output=True, cwd="/", **who)   # fmt: skip
-    process = subprocess.Popen([postgres, "-D", folder / "db", "-k", folder, "-p", str(port), "-h", "127.0.0.1", "-F"],
+    process = subprocess.Popen([postgres, "-D", folder / "db", "-k", folder, "-p", str(port), "-h", "127.0.0.1", "-F",
+                                *SETTINGS],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", **who)   # fmt: skip
     try:
         with when_up(psycopg, process, port) as con: con.execute(TABLE)
@@ -115,12 +118,25 @@ def test_every_type_comes_through(shop, tmp_path):
     assert third["card"] == "two\nlines" and third["ok"] is None
 
 
+def test_the_servers_habits_do_not_change_values(shop, tmp_path):
+    query = "SELECT timestamptz '2024-03-01 02:00+08' AS paid, (timestamptz '2024-03-01 02:00+08')::text AS said, date '2024-03-01' AS day, 1/3::float8 AS r"
+    row, = fetched({"url": shop, "query": query}, tmp_path).to_pylist()
+    assert row["said"] == "2024-02-29 18:00:00+00" and str(row["paid"]) == "2024-02-29 18:00:00+00:00"
+    assert str(row["day"]) == "2024-03-01" and row["r"] == 1 / 3
+
+
+def test_line_breaks_inside_values_at_the_seams_of_blocks(shop, tmp_path):
+    query = "SELECT i AS n, repeat(E'x,\\n\"', 40) AS notes FROM generate_series(1, 120000) i"
+    got = fetched({"url": shop, "query": query}, tmp_path)   # 24 MB in blocks of 16
+    assert got["n"].to_pylist() == list(range(1, 120_001)) and set(got["notes"].to_pylist()) == {'x,\n"' * 40}
+
+
 def test_as_psycopg_reads_it(shop, server, tmp_path):
     "Another way to the same rows, value by value."
     import psycopg
     query = "SELECT order_id, card, paid, amount FROM shop.sold ORDER BY paid"
     with psycopg.connect(address(shop)) as con:
-        con.execute("SET TIME ZONE 'UTC'")
+        con.execute("SET DateStyle = ISO")
         theirs = con.execute(query).fetchall()
     ours = fetched({"url": shop, "query": query}, tmp_path).to_pylist()
     assert [tuple(row.values()) for row in ours] == theirs and len(theirs) == 1000
@@ -253,6 +269,13 @@ def test_duckdb(duck, tmp_path):
     assert row["paid"].isoformat() == "2024-03-01T00:05:00+00:00" and row["n"] == 7
     assert (row["id"], row["tags"], row["kind"], row["span"]) == ("6a2f41a3-c54c-4b8c-9a0e-5d4b7d9f6f01", "[a, b]", "sale", "1 day")
     with pytest.raises(MemtagError, match='"crad" not found'): fetch({"url": "duckdb://shop.duckdb", "query": "SELECT crad FROM lines"}, duck, duck)
+
+
+def test_duckdb_in_another_zone(duck):
+    text = f"import pyarrow.parquet as pq; from memtag_research.data.databases import fetch; r = {str(duck)!r}; " \
+           "print(pq.read_table(fetch({'url': 'duckdb://shop.duckdb', 'query': 'SELECT paid, paid::VARCHAR AS said FROM lines'}, r, r)).to_pylist())"
+    said = subprocess.run([sys.executable, "-c", text], env={**os.environ, "TZ": "Asia/Shanghai"}, capture_output=True, text=True, check=True)
+    assert "2024-03-01 00:05:00+00" in said.stdout
 
 
 def test_any_other_database_goes_through_ibis(duck, tmp_path, monkeypatch):
