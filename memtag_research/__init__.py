@@ -9,12 +9,15 @@
 - `memtag_research.data.contracts`: The canonical tables as data, and checks of whole tables inside the engine
 - `memtag_research.data.databases`: A table or a SELECT of a database → one Parquet file, exact and read-only, which is then read like any other
 - `memtag_research.data.datasets`: Public data with source and licence, each brought in through a mapping like any other
+- `memtag_research.data.draft`: Somebody's own exports → a `memtag.yaml`, with everything that was understood, guessed or left out on one page
 - `memtag_research.data.engine`: Opens Ibis backends, and is the only place that knows their differences
 - `memtag_research.data.grains`: One rule for orders: the two derived tables on which every measure stands
 - `memtag_research.data.guess`: Which canonical column each column of an export is, how sure that is, and how its values are written
 - `memtag_research.data.ingest`: Source files → canonical Parquet and grains: whole or not at all, every dropped row counted by reason
 - `memtag_research.data.mapping`: What `memtag.yaml` says of a table, checked before any file is opened, and turned into SQL over the file's columns
+- `memtag_research.data.mending`: Rows of a table against each other: one column a tender, exact copies, corrected re-exports, amounts of whole orders
 - `memtag_research.data.privacy`: Surrogate keys for members, and members forgotten in every file of a workspace
+- `memtag_research.data.questions`: What a person must decide before an export is read, each with the answer taken meanwhile and the rows that it touches
 - `memtag_research.data.retention`: How long rows about people are kept, and what goes when their time is over
 - `memtag_research.data.sheets`: Workbooks (`.xlsx`, `.xlsm`, `.ods`) → raw tables of text, cell by cell, nothing interpreted
 - `memtag_research.data.simulate`: Every canonical table of an invented programme, and the truth about it beside them

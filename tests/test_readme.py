@@ -9,7 +9,7 @@ import pytest
 from memtag_research.data.simulate import make_programme
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "docs/architecture.md", "docs/mapping.md", "docs/lifetimes.md")]
+PAGES = [ROOT / name for name in ("README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "docs/architecture.md", "docs/mapping.md", "docs/lifetimes.md")]
 
 
 def test_the_python_of_the_readme_runs(online_retail, monkeypatch, capsys):

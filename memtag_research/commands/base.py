@@ -19,12 +19,13 @@ from pathlib import Path
 import click
 
 from ..core import MemtagError, ParameterError
+from ..translate import error_text
 
 # %% ../../nbs/commands/00_base.ipynb #dfa78806
-def end_with(error, debug):
+def end_with(error, debug, lang="en"):
     "Print an error and return the exit code."
     if debug: raise error
-    if isinstance(error, MemtagError): text, code = str(error), error.exit_code
+    if isinstance(error, MemtagError): text, code = error_text(error, lang), error.exit_code
     elif isinstance(error, KeyboardInterrupt): text, code = "stopped.", 130
     elif isinstance(error, BrokenPipeError):   # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -38,14 +39,30 @@ class Memtag(click.Group):
     def invoke(self, ctx):
         try: return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort, click.ClickException): raise
-        except (Exception, KeyboardInterrupt) as e: ctx.exit(end_with(e, ctx.params["debug"]))
+        except (Exception, KeyboardInterrupt) as e: ctx.exit(end_with(e, ctx.params["debug"], _lang(ctx.meta)))
+
+def _lang(said):
+    "The language that was asked for on the command line; else that of the workspace."
+    if said.get("lang"): return said["lang"]
+    from memtag_research.data.workspace import read_config
+    try: return read_config(said.get("root", ".")).lang
+    except (MemtagError, OSError, TypeError): return "en"   # no workspace, or one that cannot be read: that is the error
+
+def _kept(name):
+    "What an option was given, kept for the words of an error."
+    def keep(ctx, _, value):
+        ctx.meta[name] = value
+        return value
+    return keep
 
 # %% ../../nbs/commands/00_base.ipynb #61414a4c
 def workspace_option(command):
-    return click.option("-w", "--workspace", "root", default=".", show_default=True, metavar="DIR", help="The workspace.")(command)
+    return click.option("-w", "--workspace", "root", default=".", show_default=True, metavar="DIR", callback=_kept("root"),
+                        help="The workspace.")(command)
 
 def lang_option(command):
-    return click.option("--lang", type=click.Choice(["en", "zh"]), help="Language; the workspace's own by default.")(command)
+    return click.option("--lang", type=click.Choice(["en", "zh"]), callback=_kept("lang"),
+                        help="Language; the workspace's own by default.")(command)
 
 def scope_option(command):
     return click.option("--scope", default="", metavar="KEY=VALUE", help="Only a part: channel=…, store_id=…, region=….")(command)
