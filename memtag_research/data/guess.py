@@ -22,7 +22,6 @@ from importlib.resources import files
 from unicodedata import normalize
 
 import ibis
-import ibis.expr.datatypes as dt
 import yaml
 
 from ..core import mask, show
@@ -50,6 +49,7 @@ def _places(table):
         for place, name in enumerate(names): found.setdefault(plain_name(name), []).append((column, place))
     return found
 
+# %% ../../nbs/data/06aa_guess.ipynb #5198da33
 @cache
 def _plain(list_name): return {plain_name(n) for n in aliases()[list_name]}
 
@@ -120,7 +120,7 @@ def read_as_times(
     offset = [v for v in values if _OFFSET.fullmatch(v)]
     if offset: return Times(offset=True, share=len(offset) / n)
     left = [v for v in values if not _ISO.fullmatch(v)]
-    iso, used, taken, read = len(values) - len(left), [], {}, 0
+    iso, used, read = len(values) - len(left), [], 0
     for pattern, form in _FORMS:
         hit = [v for v in left if pattern.fullmatch(v)]
         if hit: used.append(form); read += len(hit)
@@ -218,6 +218,7 @@ def _kind(table, column):
     if column.endswith("_id"): return "id"
     return "text" if spec.type == "string" else "number"
 
+# %% ../../nbs/data/06aa_guess.ipynb #4b454954
 def _fit(table, column, p):
     "How far the values agree with a canonical column, 0 to 1."
     kind = _kind(table, column)
@@ -259,7 +260,8 @@ def candidates(
 # %% ../../nbs/data/06aa_guess.ipynb #2deedcd1
 CORE = {"order_lines": ("order_id", "ts", "net_cents"), "members": ("member_id", "joined_at"), "products": ("product_id", "category"),
         "payments": ("order_id", "tender", "cents"), "refunds": ("refund_id", "order_id", "ts", "cents")}
-_INSTEAD = {"category": ("category", "department", "subcategory", "brand"), "joined_at": ("joined_at", "birth_date", "gender", "join_channel", "city")}
+_INSTEAD = {"category": ("category", "department", "subcategory", "brand"), "joined_at": ("joined_at", "birth_date", "gender",
+                                                                                          "join_channel", "city")}
 
 def guess_tables(
     found: dict[str, Profile],  # the columns of a table

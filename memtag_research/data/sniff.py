@@ -45,12 +45,14 @@ def _eastern(data):
     "gb18030, big5, or None where the bytes look like neither."
     pairs = _pairs(data)
     if not pairs: return None
-    simplified = sum(0xB0 <= a <= 0xD7 and b >= 0xA1 or a in (0xA1, 0xA3) for a, b in pairs) / len(pairs)
+    simplified = sum((0xB0 <= a <= 0xD7 and b >= 0xA1) or a in (0xA1, 0xA3) for a, b in pairs) / len(pairs)
+    high = sum(a <= 0xF7 and b >= 0xA1 for a, b in pairs) / len(pairs)      # all of GB2312; of Big5 about half
     traditional = sum(0xA1 <= a <= 0xC6 for a, b in pairs) / len(pairs)
-    if simplified >= .9: return "gb18030"
+    if simplified >= .9 or (simplified >= .3 and high >= .95): return "gb18030"
     if traditional >= .8 and _decodes([data], "big5"): return "big5"
     return "gb18030" if simplified >= .6 else None
 
+# %% ../../nbs/data/06a_sniff.ipynb #672f7f20
 def sniff_encoding(
     pieces,  # function that gives the bytes of the file anew, in pieces
 ) -> str:    # utf-8, utf-16, gb18030, big5 or cp1252
@@ -93,7 +95,8 @@ def sniff_delimiter(
     return best if score(best)[0] else ","
 
 # %% ../../nbs/data/06a_sniff.ipynb #8befcb54
-_VALUE = re.compile(r"""[-+]?[￥¥$£€]?\s?[\d.,]+%?$|\d{4}[-/年.]\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|=".*"$|'\d|\S+@\S+\.\w+$|1\d{2}\*{2,}""")
+_VALUE = re.compile(r"""[-+]?[￥¥$£€]?\s?[\d.,]+%?$|\d{4}[-/年.]\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}|"""    # numbers, times
+                    r"""=".*"$|'\d|\S+@\S+\.\w+$|1\d{2}\*{2,}""")                                         # ids and addresses
 
 def _is_name(cell): return bool(cell) and not _VALUE.match(cell) and len(cell) <= 60
 
@@ -105,9 +108,8 @@ def _is_header(row, width):
 
 def _is_group(row, below):
     "Names of groups over the names of columns: fewer of them, none alike."
-    filled = [cell for cell in row if cell]
-    distinct = set(filled)
-    return bool(filled) and all(map(_is_name, filled)) and (len(distinct) >= 2 or len(filled) >= 2) and len(distinct) < len(below) - sum(not c for c in below)
+    filled, named = [cell for cell in row if cell], sum(map(bool, below))
+    return len(filled) >= 2 and all(map(_is_name, filled)) and len(set(filled)) < named
 
 def sniff_header(
     rows: list,       # the first rows, as lists of cells
@@ -146,6 +148,7 @@ def _bytes_of(path, inside=None, size=1 << 20):
     finally:
         if archive: archive.close()
 
+# %% ../../nbs/data/06a_sniff.ipynb #b5888d17
 def _first_lines(pieces, encoding, most=200):
     "The first lines as text; a line that the piece cuts is left out."
     head = next(iter(pieces()), b"")
@@ -221,4 +224,5 @@ def sniff(
     if kind in BOOKS: return _sheets(path)
     if kind == ".zip": return _zipped(path)
     if kind in TEXTS: return [Sniffed(path, *_text_options(lambda: _bytes_of(path), kind))]
-    raise _refused(path, f"has the ending {kind or 'of no kind'}, which is not read", f"Read are {', '.join((*TEXTS, *BOOKS, '.zip', '.parquet'))}.")
+    raise _refused(path, f"has the ending {kind or 'of no kind'}, which is not read",
+                   f"Read are {', '.join((*TEXTS, *BOOKS, '.zip', '.parquet'))}.")
