@@ -139,4 +139,4 @@ def check_as_of(
 
 def _no_date(value):
     raise ParameterError(f"as_of must be a date such as '2018-01-01' (a local date: the exclusive end of what is "
-                         f"known), not {value!r}. To include 31 December, give the day after it.")
+                         f"known), not {show(value, word=True)}. To include 31 December, give the day after it.")

@@ -89,11 +89,11 @@ def tag_day(ws, as_of):
 
 def pick(catalogue, section, name):
     "A definition by name."
-    from memtag_research.core import did_you_mean
+    from memtag_research.core import did_you_mean, show
     there = getattr(catalogue, section)
     if name not in there:
         from memtag_research.tags.graph import titled
-        raise ParameterError(f"there is no {section[:-1]} {name!r}.{titled(catalogue, name, there) or did_you_mean(name, there)}")
+        raise ParameterError(f"there is no {section[:-1]} {show(name, word=True)}.{titled(catalogue, name, there) or did_you_mean(name, there)}")
     return there[name]
 
 # %% ../../nbs/commands/00_base.ipynb #5390ed8d

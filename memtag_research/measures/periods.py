@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from ..core import ParameterError
+from ..core import ParameterError, show
 from ..world.calendar import lunar_new_year
 
 _MONTHS = dict(month=1, quarter=3, year=12)   # months of the calendar periods
@@ -118,7 +118,7 @@ def parse_period(
     try: period = _read(text.strip().upper()) if isinstance(text, str) else None
     except (ValueError, OverflowError): period = None
     if period is None or not 1900 <= period.start.year <= period.last_day.year <= 2199:
-        raise ParameterError(f"{text!r} is no period. Write one of: {PERIOD_EXAMPLES}; years from 1900 to 2199.")
+        raise ParameterError(f"{show(text, word=True)} is no period. Write one of: {PERIOD_EXAMPLES}; years from 1900 to 2199.")
     return period
 
 # %% ../../nbs/measures/01_periods.ipynb #f5a93703
