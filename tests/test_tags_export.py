@@ -7,17 +7,19 @@ import re
 from datetime import date
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from memtag_research.core import MemtagError, NotComputable, ParameterError
 from memtag_research.data.engine import as_table
 from memtag_research.data.grains import grains
+from memtag_research.data.privacy import forget
 from memtag_research.data.workspace import open_workspace
 from memtag_research.tags import export as module
 from memtag_research.tags.catalogues import read_catalogue
 from memtag_research.tags.definition import Segment
 from memtag_research.tags.draws import is_drawn
-from memtag_research.tags.export import consent_reasons, export_segment, read_exports
+from memtag_research.tags.export import consent_reasons, export_segment, exports_of, read_exports
 from memtag_research.tags.segment_files import with_members
 
 AS_OF = "2024-03-01"
@@ -282,10 +284,15 @@ def test_half_a_line_of_a_killed_writer_harms_no_other(ws, catalogue):
 def test_a_file_that_cannot_be_written_leaves_the_old_one(ws, catalogue, monkeypatch):
     _, out = export(ws, catalogue)
     before = out.read_bytes()
-    monkeypatch.setattr(module, "write_file", lambda path, content: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    real = module.write_file
+    def full(path, content):
+        if path == out: raise OSError(28, "No space left on device")
+        real(path, content)
+    monkeypatch.setattr(module, "write_file", full)
     with pytest.raises(MemtagError, match="No space left"): export(ws, catalogue)
     assert out.read_bytes() == before and read_exports(ws).iloc[-1].failed == "No space left on device"
     monkeypatch.undo()
+    assert len(exports_of(ws, pd.read_csv(out).member_id.astype(str))) == 1     # the one that failed is not among them
     with pytest.raises(MemtagError, match="cannot write"): export(ws, catalogue, name="none/out.csv")
     assert [p.name for p in ws.root.iterdir() if p.name.startswith(".new")] == [] and os.listdir(ws.root).count("out.csv") == 1
 
@@ -297,6 +304,20 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(ws, catalogue, monkeyp
 def test_wrong_arguments_are_refused(ws, catalogue, more, says):
     with pytest.raises(MemtagError, match=re.escape(says)): export(ws, catalogue, **more)
     assert read_exports(ws).empty and not (ws.root / "out.csv").exists()
+
+
+def test_who_was_in_a_file_is_known_by_key_only(ws, catalogue):
+    made, out = export(ws, catalogue)
+    inside = sorted(pd.read_csv(out, dtype=str).member_id)
+    outside = sorted(set(ws.table("members").member_id.execute()) - set(inside))
+    assert inside and outside
+    for who, times in ((inside[0], 1), (inside[-1], 1), (outside[0], 0)): assert len(exports_of(ws, [who])) == times
+    assert exports_of(ws, [inside[0]]).iloc[0].sha256 == made.sha256
+    kept = next((ws.root / "tags/exported").glob("*.parquet"))
+    assert oct(kept.stat().st_mode)[-3:] == "600" and pq.read_schema(kept).names == ["member_key"]
+    assert not [i for i in inside if f'"{i}"' in (ws.root / "tags/exports.jsonl").read_text()]
+    forget(ws.root, inside[0])
+    assert exports_of(ws, [inside[0]]).empty and len(exports_of(ws, [inside[1]])) == 1 and pq.read_table(kept)["member_key"].null_count == 1
 
 
 def test_readable_in_a_notebook(ws, catalogue):

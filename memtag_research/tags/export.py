@@ -10,7 +10,7 @@ Fewer than `k` members are not exported."""
 
 # %% auto #0
 __all__ = ['FAR', 'REASONS', 'FLAGS', 'SHAPES', 'LONGEST_NAME', 'last_words', 'consent_reasons', 'blocked', 'Export',
-           'export_segment', 'read_exports']
+           'export_segment', 'record_export', 'write_export', 'exports_of', 'read_exports']
 
 # %% ../../nbs/tags/11_export.ipynb #dce75377
 import getpass
@@ -22,14 +22,17 @@ import os
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from secrets import token_hex
 
 import ibis
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from ..core import DefinitionError, MemtagError, NotComputable, ParameterError, check_as_of, did_you_mean
 from ..data.contracts import contracts
 from ..data.engine import to_frame
+from ..data.privacy import KeyMap, writing_tags
 from ..data.workspace import Workspace, write_file
 from ..language import label
 from .definition import Catalogue, check_arguments
@@ -270,13 +273,13 @@ def export_segment(
     purposes, notes = _purposes(ws, audience, uses, purpose, channel)
     reasons = blocked(audience, purposes, channel, metrics or any(t.privacy == "derived" for t in uses))
     frame = audience.values(*tags)
-    rows, removed = _rows(audience, frame[frame.belongs], reasons, shape, tags, lang, channel)
+    rows, removed, ids = _rows(audience, frame[frame.belongs], reasons, shape, tags, lang, channel)
     members = audience.size() - sum(removed.values())
     _refuse_few(ws, audience, members, removed)
     content = _content(rows, shape)
     made = Export(out, audience.name, audience.as_of, shape, purpose, channel or "", audience.size(), members, len(rows), removed, notes,
                   hashlib.sha256(content).hexdigest(), lang)
-    _publish(ws, audience, made, content)
+    _publish(ws, audience, made, content, ids)
     return made
 
 # %% ../../nbs/tags/11_export.ipynb #80ac8754
@@ -328,7 +331,7 @@ def _check_channel(known, purpose, channel):
 
 # %% ../../nbs/tags/11_export.ipynb #d8c547be
 def _rows(audience, frame, reasons, shape, tags, lang, channel):
-    "The rows of the file, and members left out by reason."
+    "The rows of the file, members left out by reason, and who is in it."
     held = hold_out(audience)
     why = reasons.reindex(frame.member_id).fillna("")
     _put(why, _each("held_out", held.member_id[held.held_out]))
@@ -339,11 +342,12 @@ def _rows(audience, frame, reasons, shape, tags, lang, channel):
         _put(why, _each("no_address", set(frame.member_id) - set(addresses.member_id)))
     removed = {r: int((why == r).sum()) for r in REASONS if (why == r).any()}
     frame = frame[(why == "").to_numpy()]
-    if shape in ("csv", "xlsx"): return _wide(audience, tags, frame, lang, shape == "xlsx"), removed
+    if shape in ("csv", "xlsx"): return _wide(audience, tags, frame, lang, shape == "xlsx"), removed, frame.member_id
     rows = _long(audience, tags, frame, lang)
-    if shape == "crm": return rows[["member_id", "tag_group", "tag", "value"]], removed
+    if shape == "crm": return rows[["member_id", "tag_group", "tag", "value"]], removed, frame.member_id
     named = _wecom(audience, rows, lang).merge(reachable, on="member_id")
-    return named.rename(columns={"channel_id": "external_userid"})[["external_userid", "tag_group", "tag"]].drop_duplicates(), removed
+    named = named.rename(columns={"channel_id": "external_userid"})[["external_userid", "tag_group", "tag"]].drop_duplicates()
+    return named, removed, frame.member_id
 
 # %% ../../nbs/tags/11_export.ipynb #1ae1267c
 def _content(rows, shape):
@@ -368,17 +372,61 @@ def _excel(sheet, value):
     return cell
 
 # %% ../../nbs/tags/11_export.ipynb #e034efb9
-def _publish(ws, audience, made, content):
-    "Record the export, then let the file appear; the record names no member."
-    told = ("segment", "purpose", "channel", "shape", "belong", "members", "rows", "removed", "sha256")
-    entry = {"when": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", "who": _user(), **{n: getattr(made, n) for n in told},
-             "as_of": str(made.as_of), "where": audience.segment.where, "definition_hash": audience.definition_hash,
-             "source": audience.source, "holdout": audience.segment.holdout, "notes": list(made.notes), "file": made.path.name}
+def record_export(
+    ws: Workspace,
+    told: dict,  # what is to be known of the file: segment, purpose, rows, sha256, …
+    ids,         # of the members in it
+) -> dict:       # the entry as written
+    "Write down, before it is written, that a file of members leaves: when, who, what. No member is named; a file beside has their keys."
+    entry = {"when": f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}", "who": _user(), **told, "keys": _keep_keys(ws, ids)}
     _log(ws, entry)
-    try: write_file(made.path, content)
+    return entry
+
+def _publish(ws, audience, made, content, ids):
+    "Record the export, then let the file appear."
+    told = ("segment", "purpose", "channel", "shape", "belong", "members", "rows", "removed", "sha256")
+    write_export(ws, made.path, content, {
+        **{n: getattr(made, n) for n in told}, "as_of": str(made.as_of), "where": audience.segment.where,
+        "definition_hash": audience.definition_hash, "source": audience.source, "holdout": audience.segment.holdout, "notes": list(made.notes)}, ids)
+
+def write_export(
+    ws: Workspace,
+    path: Path,      # file that appears, readable by its owner only
+    content: bytes,
+    told: dict,      # what is to be known of it
+    ids,             # of the members in it
+):
+    "Record an export, then let the file appear."
+    entry = record_export(ws, {**told, "file": path.name}, ids)
+    try: write_file(path, content)
     except OSError as e:
         _log(ws, {**entry, "failed": e.strerror or type(e).__name__})
-        raise MemtagError(f"cannot write {made.path}: {e.strerror or e}. No file was written.") from None
+        raise MemtagError(f"cannot write {path}: {e.strerror or e}. No file was written.") from None
+
+# %% ../../nbs/tags/11_export.ipynb #f35efef6
+def _keep_keys(ws, ids):
+    "The name of a file with the surrogate keys of who was exported: who asks is told, and who is forgotten leaves it."
+    name = f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S%fZ}-{token_hex(4)}.parquet"
+    try:
+        with writing_tags(ws.root) as tags:
+            keys = KeyMap(ws.root).keys_for(ids.unique())
+            (tags / "exported").mkdir(mode=0o700, exist_ok=True)
+            write_file(tags / "exported" / name, lambda path: keys.to_frame("member_key").to_parquet(path, index=False))
+    except OSError as e: raise MemtagError(f"cannot write the record of exports: {e.strerror or e}. Nothing was exported.") from None
+    return name
+
+def exports_of(
+    ws: Workspace,
+    member_ids,       # ids of one person: her card, and those merged with it
+) -> pd.DataFrame:    # rows of `read_exports`
+    "Exports in whose file a person was; older ones, which kept no keys, are not among them."
+    log = read_exports(ws)
+    if "keys" not in log: return log.iloc[:0]
+    if "failed" in log: log = log[~log["keys"].isin(log["keys"][log.failed.notna()])]
+    pairs, folder = KeyMap(ws.root).read().to_pandas(), ws.root / "tags" / "exported"
+    mine = set(pairs.member_key[pairs.member_id.isin(list(member_ids))])
+    def held(name): return isinstance(name, str) and (folder / name).is_file() and not mine.isdisjoint(pq.read_table(folder / name)["member_key"].to_pylist())
+    return log[log["keys"].map(held).astype(bool)]
 
 def _user():
     try: return getpass.getuser()
