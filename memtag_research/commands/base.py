@@ -93,7 +93,8 @@ def pick(catalogue, section, name):
     there = getattr(catalogue, section)
     if name not in there:
         from memtag_research.tags.graph import titled
-        raise ParameterError(f"there is no {section[:-1]} {show(name, word=True)}.{titled(catalogue, name, there) or did_you_mean(name, there)}")
+        hint = titled(catalogue, name, there) or did_you_mean(name, there)
+        raise ParameterError(f"there is no {section[:-1]} {show(name, word=True)}.{hint}")
     return there[name]
 
 # %% ../../nbs/commands/00_base.ipynb #5390ed8d
