@@ -168,6 +168,32 @@ REFUSED = {
 }
 
 
+def test_nothing_to_read(tmp_path):
+    path = workbook(tmp_path / "x.xlsx", s=[], t=[])
+    with pytest.raises(ContractError, match="has no content"):
+        choose_sheets(path)
+    with pytest.raises(ContractError, match="has nothing in the sheet 's'"):
+        read(path)
+    book = openpyxl.load_workbook(path)
+    book["t"].append(["a"])
+    book["t"].sheet_state = "hidden"
+    book.save(path)
+    with pytest.raises(ContractError, match="has nothing in the sheet 's'"):
+        read(path, choose_sheets(path)[0][0])
+
+
+@pytest.mark.parametrize("cell", ["13812345678", "+86 138-1234-5678", "li@example.com", "(021) 6123-4567"])
+def test_a_file_without_a_header_does_not_name_columns_by_its_first_member(tmp_path, cell):
+    with pytest.raises(DefinitionError, match="line 1 is no header, 1 of its cells look") as caught:
+        read(workbook(tmp_path / "x.xlsx", s=[["007", "李雷", cell], ["008", "韩梅梅", "x"]]))
+    assert cell not in str(caught.value) and "李雷" not in str(caught.value)
+
+
+def test_dates_and_codes_may_name_columns():
+    line = ["20240301", "2024-03-01", "2024年3月", "SKU0012345678", "Q1", "18 - 25", "实付@门店"]
+    assert sheets_module.header_lines([line[:-1]], None, "x") == [1]
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_no_workbook_is_refused_with_advice(tmp_path, name):
     content, says = REFUSED[name]

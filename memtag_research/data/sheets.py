@@ -34,7 +34,7 @@ import ibis
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..core import ContractError, DefinitionError, Failure, did_you_mean
+from ..core import ContractError, DefinitionError, Failure, did_you_mean, looks_personal
 
 # %% ../../nbs/data/04a_sheets.ipynb #d28843e6
 EXCEL_DIGITS = 15
@@ -104,13 +104,17 @@ def header_lines(
 ) -> list[int]:         # numbers of the header's lines
     "Numbers of the lines that name the columns."
     filled = [sum(clean_name(t) != "" for t in line) for line in lines]
-    if header is None: return [_first_filled(filled, where)]
-    numbers = header if isinstance(header, list) else [header]
+    numbers = header if isinstance(header, list) else [header] if header is not None else [_first_filled(filled, where)]
     if not all(type(n) is int and n > 0 for n in numbers) or len(numbers) not in (1, 2) or numbers != sorted(set(numbers)):
         raise DefinitionError(f"{where}: header must be the number of a line, or of two lines such as [1, 2], not {header!r}.")
     if numbers[-1] > len(lines): raise DefinitionError(f"{where}: there is no line {numbers[-1]} for the header.")
     if not filled[numbers[-1] - 1]: raise DefinitionError(f"{where}: line {numbers[-1]} is empty and names no columns.")
+    people = sum(looks_personal(t, word=True) for n in numbers for t in map(clean_name, lines[n - 1]) if "@" in t or _MANY_DIGITS.search(t))
+    if people: raise DefinitionError(f"{where}: line {numbers[-1]} is no header, {people} of its cells look like somebody's phone or e-mail. "
+                                     "Write the names of the columns in a line above, or say where they are with `header`.")
     return numbers
+
+_MANY_DIGITS = re.compile(r"(\d[ .()-]?){7}")
 
 def _first_filled(filled, where):
     number, below = next((n for n, f in enumerate(filled, 1) if f), 1), [f for f in filled if f][1:]
@@ -208,16 +212,19 @@ class SheetInfo:
     rows: int     # up to the last one that holds anything
     columns: int
 
+def _listed(book):
+    "(name, hidden) of the sheets that can hold a table: no charts."
+    from python_calamine import SheetTypeEnum, SheetVisibleEnum
+    return [(m.name, m.visible != SheetVisibleEnum.Visible) for m in book.sheets_metadata if m.typ == SheetTypeEnum.WorkSheet]
+
+def _measured(book, path, name, hidden):
+    return SheetInfo(name, hidden, *(n + 1 for n in _sheet(book, path, name).end or (-1, -1)))
+
 def find_sheets(
     path: Path,  # a workbook
 ) -> list[SheetInfo]:  # in the order of the workbook, charts left out
     "The sheets of a workbook."
-    from python_calamine import SheetTypeEnum, SheetVisibleEnum
-    path = Path(path)
-    with _open(path) as book:
-        tables = [m for m in book.sheets_metadata if m.typ == SheetTypeEnum.WorkSheet]
-        sheets = [(m, _sheet(book, path, m.name)) for m in tables]
-        return [SheetInfo(m.name, m.visible != SheetVisibleEnum.Visible, *(n + 1 for n in s.end or (-1, -1))) for m, s in sheets]
+    with _open(path := Path(path)) as book: return [_measured(book, path, *listed) for listed in _listed(book)]
 
 def first_rows(
     path: Path,  # a workbook
@@ -225,8 +232,8 @@ def first_rows(
     n: int,      # rows
 ) -> list[list[str | None]]:  # texts of the first rows, empty ones included
     "The first rows of a sheet as text."
-    with _open(Path(path)) as book:
-        return [list(map(cell_text, row)) for row in islice(_sheet(book, Path(path), name).iter_rows(), n)]
+    with _open(path := Path(path)) as book:
+        return [list(map(cell_text, row)) for row in islice(_sheet(book, path, name).iter_rows(), n)]
 
 # %% ../../nbs/data/04a_sheets.ipynb #f6865fb6
 def choose_sheets(
@@ -234,24 +241,27 @@ def choose_sheets(
     sheet=None,    # a name, a pattern such as `订单*`, or a list of them
 ) -> tuple[list[str], list[str]]:  # names to read; notes on what is left out
     "The sheets of a workbook that a mapping means."
-    sheets = find_sheets(path)
-    filled, names = [s for s in sheets if s.rows], [s.name for s in sheets]
-    if sheet is not None: return _named(path, [sheet] if not isinstance(sheet, list) else sheet, sheets), []
-    visible, hidden = [s for s in filled if not s.hidden], [s.name for s in filled if s.hidden]
-    if len(visible) > 1:
-        listed = ", ".join(f"{s.name!r} ({s.rows:,} rows)" for s in visible)
-        raise DefinitionError(f"{path.name} has several sheets: {listed}. Write `sheet: {visible[0].name}`, or a list of them.")
-    if not visible:
-        raise refused(path, "has no visible sheet with content" if hidden else "has no content",
-                      f"Write `sheet: {hidden[0]}` to read the hidden one." if hidden else "Was the export cut off?")
-    return [visible[0].name], [f"{path.name}: hidden sheets were not read: {', '.join(hidden)}"] if hidden else []
+    with _open(path := Path(path)) as book:
+        listed = _listed(book)
+        if sheet is not None: return _named(path, sheet if isinstance(sheet, list) else [sheet], listed), []
+        visible, hidden = ([name for name, h in listed if h is want] for want in (False, True))
+        if len(visible) > 1: visible = _filled(book, path, visible)
+    if not visible and hidden: raise refused(path, "has no visible sheet with content", f"Write `sheet: {hidden[0]}` to read a hidden one.")
+    if not visible: raise refused(path, "has no content", "Was the export cut off?")
+    return visible, [f"{path.name}: hidden sheets were not read: {', '.join(hidden)}"] if hidden else []
 
-def _named(path, patterns, sheets):
-    found = []
+def _filled(book, path, names):
+    "The one sheet that holds anything; an error that lists them where it is not one."
+    filled = [s for s in (_measured(book, path, name, False) for name in names) if s.rows]
+    if len(filled) < 2: return [s.name for s in filled]
+    told = ", ".join(f"{s.name!r} ({s.rows:,} rows)" for s in filled)
+    raise DefinitionError(f"{path.name} has several sheets: {told}. Write `sheet: {filled[0].name}`, or a list of them.")
+
+def _named(path, patterns, listed):
+    "Sheets by name, hidden ones too; by pattern only those that are seen."
+    found, names = [], [name for name, _ in listed]
     for pattern in map(str, patterns):
-        exact = [s.name for s in sheets if s.name == pattern]
-        matching = exact or [s.name for s in sheets if s.rows and not s.hidden and fnmatchcase(s.name, pattern)]
-        names = [s.name for s in sheets]
+        matching = [pattern] if pattern in names else [name for name, hidden in listed if not hidden and fnmatchcase(name, pattern)]
         if not matching: raise DefinitionError(f"{path.name} has no sheet {pattern!r}.{did_you_mean(pattern, names)} It has: {', '.join(names)}.")
         found += matching
     return list(dict.fromkeys(found))
