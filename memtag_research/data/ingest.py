@@ -154,13 +154,13 @@ def _reasoned(staged, table, spec):
     "The first reason for which a row goes: a rule, a copy, a value that may be dropped, a correction."
     first = lambda holds, reason: ibis.ifelse(holds, ibis.literal(reason), None)
     reasons = [staged._reason]
-    if "exact_copies" in spec: reasons.append(first(copies(staged), "exact copy of another row"))
+    if "exact_copies" in spec: reasons.append(first(copies(staged), "exact copy"))
     if "_one" in staged.columns:
         reasons.append(first(ibis.row_number().over(ibis.window(group_by="_one", order_by=["_part", "_row"])) > 0, f"not the first row of its {spec['one_row_per']}"))
     for name, how in spec["columns"].items():
         if settings_of(how).get("on_error") == "drop" and f"_bad_{name}" in staged.columns:
             reasons.append(first(staged[f"_bad_{name}"].notnull(), f"unreadable {name}"))
-    if "keep" in spec: reasons.append(first(superseded(staged, spec["keep"], contract(table).key, f"sources.{table}"), "superseded by a later row"))
+    if "keep" in spec: reasons.append(first(superseded(staged, spec["keep"], contract(table).key, f"sources.{table}"), "superseded"))
     return staged.mutate(_reason=ibis.coalesce(*reasons)) if len(reasons) > 1 else staged
 
 def _cleaned(kept, spec):
