@@ -21,7 +21,10 @@ import pytest
 
 from memtag_research.core import DefinitionError, MemtagError, NotComputable
 from memtag_research.data import databases
+from memtag_research.data import ingest as ingest_module
 from memtag_research.data.databases import address, fetch, question, shown
+from memtag_research.data.ingest import check_workspace, ingest
+from memtag_research.data.workspace import open_workspace
 
 PASSWORD = "p@ss/w?rd:1%"   # every sign that a URL takes for itself
 SETTINGS = ["-c", "timezone=Asia/Shanghai", "-c", "datestyle=German", "-c", "extra_float_digits=0"]   # of a server far away
@@ -160,6 +163,65 @@ def test_no_rows_keep_their_columns(shop, tmp_path):
     got = fetched({"url": shop, "query": "SELECT order_id, amount FROM shop.sold WHERE false"}, tmp_path)
     assert got.num_rows == 0 and got.schema.names == ["order_id", "amount"]
     assert fetched({"url": shop, "query": "SELECT NULL::text AS x UNION ALL SELECT ''"}, tmp_path)["x"].to_pylist() == [None, ""]
+
+
+MAPPING = """name: Shop
+currency: CNY
+zone: Asia/Shanghai
+sources:
+  order_lines:
+    {source}
+    columns: {{order_id: order_id, member_id: card, ts: paid, net_cents: amount, quantity: {{value: 1}}, line_kind: {{value: sale}}}}
+    drop: [{{reason: before the programme, where: "{early}"}}]
+  members:
+    {members}
+    columns: {{member_id: card}}
+"""
+
+
+def workspace(root, source, members, early):
+    root.mkdir(exist_ok=True)
+    (root / "memtag.yaml").write_text(MAPPING.format(source=source, members=members, early=early))
+    return root
+
+
+HOOK = pytest.mark.skipif(not hasattr(ingest_module, "fetch"), reason="ingest does not ask databases yet")
+
+
+@HOOK
+def test_ingest_reads_a_database_like_a_file(shop, tmp_path):
+    "The same rows from the server and from the CSV that it writes: one answer, to the cent."
+    import psycopg
+    cards = "SELECT DISTINCT card FROM shop.sold WHERE card IS NOT NULL ORDER BY card"
+    with psycopg.connect(address(shop)) as con:
+        con.execute("SET DateStyle = ISO")
+        local = "SELECT order_id, card, paid AT TIME ZONE 'Asia/Shanghai' AS paid, amount FROM shop.sold"   # the clock on the wall
+        for name, what in {"sold.csv": f"({local})", "cards.csv": f"({cards})"}.items():
+            with con.cursor().copy(f"COPY {what} TO STDOUT (FORMAT csv, HEADER)") as copy: (tmp_path / name).write_bytes(b"".join(copy))
+        wanted = con.execute("SELECT sum(amount) * 100, count(*) FROM shop.sold WHERE amount >= 1").fetchone()
+    by_server = workspace(tmp_path / "server", f'url: "{shop}"\n    table: shop.sold', f'url: "{shop}"\n    query: {cards}', "amount < 1")
+    by_file = workspace(tmp_path / "file", f"files: [{tmp_path}/sold.csv]", f"files: [{tmp_path}/cards.csv]", "TRY_CAST(amount AS DOUBLE) < 1")
+    first = ingest(by_server)
+    assert first.tables["order_lines"].dropped == {"before the programme": 1} and ingest(by_server).unchanged
+    ours, theirs = (open_workspace(root) for root in (by_server, by_file))
+    ingest(by_file)
+    for name in ("order_lines", "members", "orders", "member_days"):
+        assert ours.table(name).execute().equals(theirs.table(name).execute()), name
+    lines = ours.table("order_lines")
+    assert (int(lines.net_cents.sum().execute()), int(lines.count().execute())) == wanted and check_workspace(ours) == []
+    assert not [p for p in (by_server / "data").iterdir() if "fetch" in p.name]   # nothing of the fetched rows stays
+    for file in by_server.rglob("*"):
+        if file.is_file(): assert PASSWORD.encode() not in file.read_bytes()
+
+
+@HOOK
+def test_an_ingest_that_the_server_refuses_changes_nothing(shop, tmp_path, monkeypatch):
+    root = workspace(tmp_path, f'url: "{shop}"\n    table: shop.sold', f'url: "{shop}"\n    query: SELECT DISTINCT card FROM shop.sold WHERE card IS NOT NULL ORDER BY 1', "false")
+    before = ingest(root)
+    monkeypatch.setenv("SHOP_PASSWORD", "wrong")
+    with pytest.raises(MemtagError, match="does not let this user in") as e: ingest(root)
+    assert "wrong" not in str(e.value) and open_workspace(root).manifest["tables"]["order_lines"]["rows"] == before.tables["order_lines"].rows
+    assert not list((root / "data").glob(".fetch*"))
 
 
 @pytest.mark.parametrize("query", ["SELECT shop.tidy()", "SELECT nextval('shop.numbers')",

@@ -127,17 +127,16 @@ def _of_postgres(column):
     return (None, _PG[column.type_code]) if column.type_code in _PG else ("text", pa.string())
 
 class _Stream(io.RawIOBase):
-    "What a COPY sends, as a file."
-    def __init__(self, copy): self.blocks, self.left = iter(copy), memoryview(b"")
+    "What a COPY sends, row by row, as a file that is read in large pieces."
+    def __init__(self, copy): self.rows, self.held = iter(copy), bytearray()
     def readable(self): return True
-    def readinto(self, buffer):
-        while not self.left:
-            block = next(self.blocks, None)
-            if block is None: return 0
-            self.left = memoryview(block)
-        n = min(len(buffer), len(self.left))
-        buffer[:n], self.left = self.left[:n], self.left[n:]
-        return n
+    def read(self, n):
+        for row in self.rows:
+            self.held += row
+            if len(self.held) >= n: break
+        data = bytes(self.held[:n])
+        del self.held[:n]
+        return data
 
 # %% ../../nbs/data/05d_databases.ipynb #cb6e6910
 _SESSION = "SET LOCAL TIME ZONE 'UTC'; SET LOCAL DateStyle = 'ISO'; SET LOCAL extra_float_digits = 1; SET LOCAL lc_monetary = 'C'"
@@ -164,7 +163,7 @@ def _postgres(url, root, spec, sql):
         types = dict(zip(_only_once([c.name for c in columns]), map(_of_postgres, columns)))
         asked = _asked(sql, {name: cast for name, (cast, _) in types.items()})
         with con.cursor() as cur, cur.copy(f"COPY ({asked}) TO STDOUT (FORMAT csv, HEADER)") as copy:
-            yield _batches_of_csv(io.BufferedReader(_Stream(copy), 1 << 20), {n: t for n, (_, t) in types.items()})
+            yield _batches_of_csv(_Stream(copy), {n: t for n, (_, t) in types.items()})
 
 def _batches_of_csv(file, types):
     "Arrow batches of what COPY writes."
