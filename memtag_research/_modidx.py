@@ -1058,8 +1058,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'memtag_research/data/sniff.py')},
             'memtag_research.data.sources': { 'memtag_research.data.sources.Part': ( 'data/sources.html#part',
                                                                                      'memtag_research/data/sources.py'),
-                                              'memtag_research.data.sources._cannot_be_read': ( 'data/sources.html#_cannot_be_read',
-                                                                                                'memtag_research/data/sources.py'),
                                               'memtag_research.data.sources._copy': ( 'data/sources.html#_copy',
                                                                                       'memtag_research/data/sources.py'),
                                               'memtag_research.data.sources._csv_header': ( 'data/sources.html#_csv_header',

@@ -174,7 +174,7 @@ class Purged:
         go, rows = ("went" if self.done else "would go"), [f"  {n:>12,} rows of {t}" for t, n in self.tables.items()]
         rows += [f"  {n:>12,} entries of tags/{part}" for part, n in self.logs.items() if n]
         rows += [f"  {len(some):>12,} {what}: {', '.join(map(str, some[:3]))}{', …' if len(some) > 3 else ''}"
-                 for what, some in (("snapshots of tags", self.snapshots), ("published files", self.files)) if some]
+                 for what, some in (("snapshots of tags", self.snapshots), ("files of members", self.files)) if some]
         rows += [f"  {self.keys:>12,} surrogate keys"] * bool(self.keys)
         head = f"On {self.today}, what is older than retention_days {go}:" if rows else f"On {self.today} nothing is older than retention_days."
         stay = [f"The snapshot of {d} stays: a younger one carries tags over from it. Compute that anew with --force." for d in self.carried]
@@ -267,10 +267,12 @@ def _finished(manifest):
     except (OSError, ValueError, KeyError, TypeError): return date.fromtimestamp(manifest.stat().st_mtime)
 
 def _old_files(root, first):
-    "Published files with a row a member, and failed reports, from before that day."
+    "Published files with a row a member, failed reports, and lists of who was exported, from before their days."
+    last = first.get("tags", date.min).strftime("%Y%m%d")
+    yield from (p for p in sorted((root / "tags" / "exported").glob("*.parquet")) if p.name[:8] < last)
     for manifest in sorted((root / "reports").rglob("manifest.json")):
         folder = manifest.parent
-        if any(p.is_symlink() for p in (folder, *folder.parents)) or _finished(manifest) >= first: continue
+        if any(p.is_symlink() for p in (folder, *folder.parents)) or _finished(manifest) >= first.get("reports", date.min): continue
         if "_failed" in folder.parts: yield folder
         else: yield from (p for p in sorted(folder.rglob("*")) if p.is_file() and _names_people(p))
 
@@ -279,6 +281,7 @@ def _remove(path):
     if path.is_dir(): return shutil.rmtree(path)
     path.unlink()
     manifest = next((f / "manifest.json" for f in path.parents[:3] if (f / "manifest.json").is_file()), None)
+    if manifest is None: return
     said = json.loads(manifest.read_text(encoding="utf-8"))
     said.get("files", {}).pop(path.relative_to(manifest.parent).as_posix(), None)
     write_file(manifest, json.dumps(said, ensure_ascii=False, indent=1).encode())
@@ -364,7 +367,7 @@ def _do(con, root, config, data, tags, today):
     _purge_tables(con, root, data, config, today, journal)
     drop_versions(data)
     _purge_tags(con, root, data, tags, first, journal)
-    files = list(_old_files(root, first["reports"])) if "reports" in first else []
+    files = list(_old_files(root, first))
     _note(data, journal, files=sorted({*journal["files"], *(f.relative_to(root).as_posix() for f in files)}))
     for file in files: _remove(file)
     _stone(data, journal)
@@ -400,6 +403,6 @@ def _preview(con, root, config, today, first):
     "What would go; nothing is written."
     tables = {n: _changed(n, *pair) for n, pair in _kept(con, (root / "data" / "current").resolve(), config, today).items()}
     logs = {part: int(log.count().execute() - kept.count().execute()) for part, log, kept in _logs(con, root, first, [])}
-    files = [p.relative_to(root).as_posix() for p in _old_files(root, first["reports"])] if "reports" in first else []
+    files = [p.relative_to(root).as_posix() for p in _old_files(root, first)]
     return {"tables": {n: k for n, k in tables.items() if k is not None}, "logs": logs, "files": tuple(files), "exported": exported_files(root),
             "snapshots": tuple(_old_snapshots(root / "tags", first["tags"])[0]) if "tags" in first else ()}
