@@ -27,6 +27,7 @@
 - `memtag_research.data.workspace`: A folder with `memtag.yaml`, its tables by name, and what is known about them
 - `memtag_research.insight.access`: Everything that a workspace holds about one person, in words that she can read
 - `memtag_research.insight.catalogue`: The tags that every workspace starts with, and a workspace's own over them
+- `memtag_research.insight.record`: What a workspace holds about people, for what, on which ground, for how long, and who got it
 - `memtag_research.language`: One label file, two languages, and numbers that read the same on every page
 - `memtag_research.measures.cohorts`: Who comes a second time, and who keeps coming, by the date of the first purchase
 - `memtag_research.measures.lifecycle`: Where each member stands at a date, and who moved between two dates

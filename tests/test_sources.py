@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import zipfile
+from dataclasses import replace
 
 import ibis
 import openpyxl
@@ -13,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memtag_research.core import ContractError, DefinitionError
-from memtag_research.data import sheets as sheets_module
+from memtag_research.data import sources as sources_module
 from memtag_research.data.engine import connect
-from memtag_research.data.sources import find_files, read_source, reading
+from memtag_research.data.sources import check_twice, find_files, read_source, reading
 
 ROWS = [["会员号", "姓名", "金额"], ["0012", "李㛃", "59.90"], ["0013", "𠮷田", "1,299.00"]]
 PHONE = "13812345678"
@@ -70,6 +71,13 @@ def test_a_byte_order_mark_is_believed_before_the_mapping(tmp_path, encoding):
     "One of twelve monthly files was saved by another program."
     (tmp_path / "a.csv").write_bytes(text_of(ROWS).encode(encoding))
     assert read(tmp_path / "a.csv", encoding="gb18030") == ROWS
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030", "utf-16"])
+def test_of_several_encodings_the_first_that_fits_the_whole_file(tmp_path, encoding):
+    rows = [ROWS[0], *[["0012", "ascii only, for a long while", "1"]] * 3_000, ROWS[1]]
+    (tmp_path / "a.csv").write_bytes(text_of(rows).encode(encoding))
+    assert read(tmp_path / "a.csv", encoding=["utf-8", "GBK"]) == rows
 
 
 def test_utf8_declared_as_gb18030_is_no_mojibake(tmp_path):
@@ -251,6 +259,36 @@ def test_sheets_are_parts(tmp_path):
     frame = pd.concat([p.table.execute() for p in parts])
     assert frame.values.tolist() == [["一月-007", "17850", 1, parts[0].name], ["二月-007", "17850", 1, parts[1].name]]
     assert "several sheets" in refused(tmp_path / "订单.xlsx", DefinitionError)
+
+
+def test_a_full_sheet_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources_module, "EXCEL_ROWS", 20)
+    book = openpyxl.Workbook()
+    for n in range(12):
+        book.active.append([f"x{n}"])
+    book.save(tmp_path / "a.xlsx")
+    part, = read_source(connect(), tmp_path / "a.xlsx")
+    assert part.notes == ("a.xlsx/Sheet: is full, a sheet holds 20 rows: was the export cut off, or goes it on in another?",)
+
+
+def test_the_same_content_twice(tmp_path):
+    "In an archive and beside it; in two encodings; but not two sheets of one workbook."
+    (tmp_path / "a.csv").write_bytes(text_of(ROWS, end="\n").encode("utf-8"))
+    (tmp_path / "b.csv").write_bytes(text_of(ROWS).encode("gb18030"))
+    with zipfile.ZipFile(tmp_path / "c.zip", "w") as z:
+        z.write(tmp_path / "a.csv", "x.csv")
+    book = openpyxl.Workbook()
+    book.create_sheet("2")
+    for sheet in book:
+        sheet.append(["a"])
+    book.save(tmp_path / "d.xlsx")
+    book.save(tmp_path / "e.xlsx")
+    con = connect()
+    parts = {n: read_source(con, tmp_path / n, {"encoding": ["utf-8", "gb18030"], "sheet": "*"}) for n in ("a.csv", "b.csv", "c.zip", "d.xlsx")}
+    check_twice(parts["a.csv"] + parts["d.xlsx"])
+    for one, other in (("a.csv", "b.csv"), ("a.csv", "c.zip"), ("d.xlsx", "d.xlsx")):
+        with pytest.raises(ContractError, match="has the same content as"):
+            check_twice([*parts[one], *(replace(p) for p in parts[other])])
 
 
 def test_types_of_parts(tmp_path):

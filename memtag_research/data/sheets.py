@@ -110,7 +110,7 @@ def header_lines(
     if numbers[-1] > len(lines): raise DefinitionError(f"{where}: there is no line {numbers[-1]} for the header.")
     if not filled[numbers[-1] - 1]: raise DefinitionError(f"{where}: line {numbers[-1]} is empty and names no columns.")
     people = sum(looks_personal(t, word=True) for n in numbers for t in map(clean_name, lines[n - 1]) if "@" in t or _MANY_DIGITS.search(t))
-    if people: raise DefinitionError(f"{where}: line {numbers[-1]} is no header, {people} of its cells look like somebody's phone or e-mail. "
+    if people: raise DefinitionError(f"{where}: line {numbers[-1]} is no header, {people} of its cells look like a phone or an e-mail. "
                                      "Write the names of the columns in a line above, or say where they are with `header`.")
     return numbers
 
@@ -129,12 +129,13 @@ _OLD, _PROTECTED = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "EncryptedPackage".encod
 _SAVE = "Open it in Excel or WPS and save it as .xlsx, or as CSV UTF-8."
 
 def refused(
-    path: Path,    # of the file
+    source,        # a file, or the name of a part of one
     rule: str,     # what is wrong with it
     advice: str,   # what to do
 ) -> ContractError:  # to raise
-    "A file that cannot be read."
-    return ContractError("a source cannot be read, nothing was written:", [Failure(path.name, "", rule, advice=advice)])
+    "A source that cannot be read."
+    name = source.name if isinstance(source, Path) else source
+    return ContractError("a source cannot be read, nothing was written:", [Failure(name, "", rule, advice=advice)])
 
 def _check_workbook(path):
     "Refuse by its first bytes what is no workbook of today, whatever its name says."
@@ -146,7 +147,7 @@ def _check_workbook(path):
         raise refused(path, "is an old .xls workbook", _SAVE)
     if re.match(rb"\s*(\xef\xbb\xbf)?\s*<", head): raise refused(path, "is a web page or XML, not a workbook, in spite of its name", _SAVE)
     if not zipfile.is_zipfile(path):
-        raise refused(path, "is no workbook: text, or cut off", "If it opens as text, name it .csv or write `format: csv`; else export it again.")
+        raise refused(path, "is no workbook: text, or cut off", "Name it .csv or write `format: csv` if it is text; else export it again.")
     check_archive(path)
 
 # %% ../../nbs/data/04a_sheets.ipynb #a063e3f9
@@ -262,7 +263,8 @@ def _named(path, patterns, listed):
     found, names = [], [name for name, _ in listed]
     for pattern in map(str, patterns):
         matching = [pattern] if pattern in names else [name for name, hidden in listed if not hidden and fnmatchcase(name, pattern)]
-        if not matching: raise DefinitionError(f"{path.name} has no sheet {pattern!r}.{did_you_mean(pattern, names)} It has: {', '.join(names)}.")
+        if not matching:
+            raise DefinitionError(f"{path.name} has no sheet {pattern!r}.{did_you_mean(pattern, names)} It has: {', '.join(names)}.")
         found += matching
     return list(dict.fromkeys(found))
 
