@@ -3,6 +3,7 @@
 - `memtag_research.commands.base`: Errors as exit codes, options that mean the same everywhere, a workspace opened
 - `memtag_research.commands.churn`: `memtag churn train | evaluate | score`: who will not buy, how sure that is, and a list to call
 - `memtag_research.commands.clv`: `memtag clv fit | predict`: repeat buying with its holdout, and what each member is worth
+- `memtag_research.commands.privacy`: `memtag purge`, `memtag member export`, `memtag privacy record`: what is held, for how long, and what one person is told of it
 - `memtag_research.commands.segments`: `memtag segment list | size | explain | sql | export`
 - `memtag_research.commands.tags`: `memtag tag list | show | check | run | history | diff | assign | explain`
 - `memtag_research.core`: Errors that say what to do, masking of personal values, and the few checks that everybody needs

@@ -21,7 +21,6 @@ import pytest
 
 from memtag_research.core import DefinitionError, MemtagError, NotComputable
 from memtag_research.data import databases
-from memtag_research.data import ingest as ingest_module
 from memtag_research.data.databases import address, fetch, question, shown
 from memtag_research.data.ingest import check_workspace, ingest
 from memtag_research.data.workspace import open_workspace
@@ -185,10 +184,6 @@ def workspace(root, source, members, early):
     return root
 
 
-HOOK = pytest.mark.skipif(not hasattr(ingest_module, "fetch"), reason="ingest does not ask databases yet")
-
-
-@HOOK
 def test_ingest_reads_a_database_like_a_file(shop, tmp_path):
     "The same rows from the server and from the CSV that it writes: one answer, to the cent."
     import psycopg
@@ -214,7 +209,6 @@ def test_ingest_reads_a_database_like_a_file(shop, tmp_path):
         if file.is_file(): assert PASSWORD.encode() not in file.read_bytes()
 
 
-@HOOK
 def test_an_ingest_that_the_server_refuses_changes_nothing(shop, tmp_path, monkeypatch):
     root = workspace(tmp_path, f'url: "{shop}"\n    table: shop.sold', f'url: "{shop}"\n    query: SELECT DISTINCT card FROM shop.sold WHERE card IS NOT NULL ORDER BY 1', "false")
     before = ingest(root)

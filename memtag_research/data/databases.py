@@ -139,7 +139,8 @@ class _Stream(io.RawIOBase):
         return data
 
 # %% ../../nbs/data/05d_databases.ipynb #cb6e6910
-_SESSION = "SET LOCAL TIME ZONE 'UTC'; SET LOCAL DateStyle = 'ISO'; SET LOCAL extra_float_digits = 1; SET LOCAL lc_monetary = 'C'"
+_SESSION = """SELECT set_config(name, value, true) FROM (VALUES ('TimeZone', 'UTC'), ('DateStyle', 'ISO'), ('extra_float_digits', '1'),
+    ('lc_monetary', 'C'), ('synchronize_seqscans', 'off')) AS wanted(name, value) WHERE name IN (SELECT name FROM pg_settings)"""
 _PG_TABLES = """SELECT nspname || '.' || relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
     WHERE relkind IN ('r', 'v', 'm', 'f', 'p') AND nspname !~ '^pg_|^information_schema$' ORDER BY 1"""
 
