@@ -84,10 +84,10 @@ def _parts(con, given):
         for sniffed in sniff(path):
             for part in read_source(con, path, sniffed.options): yield table, named, sniffed, part
 
-def _alike(one, other):
-    "Whether most columns of two tables have the same names."
+def _alike(one, other, near):
+    "Whether most columns of two tables have the same names; of files that one glob names, fewer have to."
     a, b = (set(t.columns) - {"_row", "_file"} for t in (one, other))
-    return len(a & b) >= .6 * len(a | b)
+    return len(a & b) >= (.4 if near else .6) * len(a | b)
 
 # %% ../../nbs/data/06b_draft.ipynb #f39f6925
 def families(
@@ -97,8 +97,8 @@ def families(
     "Everything that was given, in groups that are read alike."
     groups = []
     for table, named, sniffed, part in _parts(con, given):
-        home = next((g for g in groups if g[0][0] == table and g[0][2].options == sniffed.options and _alike(g[0][3].table, part.table)),
-                    None)
+        home = next((g for g in groups if g[0][0] == table and g[0][2].options == sniffed.options
+                     and _alike(g[0][3].table, part.table, g[0][1] == named)), None)
         if home is None: groups.append(home := [])
         home.append((table, named, sniffed, part))
     return [_family(con, group) for group in groups]
@@ -182,7 +182,8 @@ def draft_table(
     found, said = profiles(family.raw), said or {}
     for column, how in said.items(): _check_said(table, column, how, found)
     settled = {c: how for c, how in said.items() if not isinstance(how, str)}
-    forced = {c: Guess(c, how, 1.0) for c, how in said.items() if isinstance(how, str)}
+    named = {c: how if isinstance(how, str) else how.get("from") if isinstance(how, dict) else None for c, how in said.items()}
+    forced = {c: Guess(c, source, 1.0) for c, source in named.items() if isinstance(source, str)}
     taken = {g.source for g in forced.values()}
     guesses = {g.column: g for g in guess_columns(found, table) if g.column not in said and g.source not in taken} | forced
     sources = {c: g.source for c, g in guesses.items() if _wanted(table, c) or c in forced}

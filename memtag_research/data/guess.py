@@ -11,7 +11,7 @@ columns always, other values where they look like a person's."""
 
 # %% auto #0
 __all__ = ['SURE', 'CORE', 'aliases', 'plain_name', 'is_personal', 'by_name', 'Times', 'read_as_times', 'Profile', 'profiles',
-           'Guess', 'guess_columns', 'candidates', 'guess_tables']
+           'Guess', 'guess_columns', 'candidates', 'price_of', 'guess_tables']
 
 # %% ../../nbs/data/06aa_guess.ipynb #fc37a999
 import re
@@ -263,6 +263,12 @@ CORE = {"order_lines": ("order_id", "ts", "net_cents"), "members": ("member_id",
 _INSTEAD = {"category": ("category", "department", "subcategory", "brand"), "joined_at": ("joined_at", "birth_date", "gender",
                                                                                           "join_channel", "city")}
 
+def price_of(
+    found: dict[str, Profile],  # the columns of a table
+) -> str | None:
+    "The column that has the price of one piece."
+    return next((n for n, p in found.items() if plain_name(n) in _plain("unit_price") and p.filled and p.share("amount") > .9), None)
+
 def guess_tables(
     found: dict[str, Profile],  # the columns of a table
 ) -> dict[str, float]:          # table → how sure, the surest first
@@ -270,6 +276,7 @@ def guess_tables(
     sure = {}
     for table, core in CORE.items():
         best = {g.column: g.confidence for g in guess_columns(found, table)}
+        if "quantity" in best and price_of(found): best.setdefault("net_cents", .9)
         parts = [max(best.get(c, 0) for c in _INSTEAD.get(column, (column,))) for column in core]
         key = {"members": "member_id", "products": "product_id"}.get(table)
         source = next((g.source for g in guess_columns(found, table) if g.column == key), None)

@@ -9,10 +9,11 @@ nothing is read while one is."""
 
 # %% auto #0
 __all__ = ['PRIVATE', 'Question', 'Findings', 'Case', 'ask_totals', 'ask_status', 'ask_tests', 'is_contact', 'nobody_in',
-           'ask_member', 'ask_times', 'ask_which_time', 'ask_codes', 'ask_kinds', 'amounts', 'ask_money', 'ask_signs',
-           'ask_spread', 'ask_sum', 'ask_orders', 'ask_quantity', 'examine']
+           'ask_member', 'ask_times', 'ask_which_time', 'ask_codes', 'ask_kinds', 'amounts', 'ask_money', 'ask_price',
+           'ask_signs', 'ask_spread', 'ask_sum', 'ask_orders', 'ask_quantity', 'examine']
 
 # %% ../../nbs/data/06ab_questions.ipynb #44c2f9df
+import re
 from dataclasses import dataclass, field
 
 import ibis
@@ -20,7 +21,7 @@ import ibis.expr.datatypes as dt
 
 from ..core import show
 from .contracts import contract
-from .guess import Profile, aliases, candidates, plain_name
+from .guess import Profile, aliases, candidates, plain_name, price_of
 from ..language import label
 
 # %% ../../nbs/data/06ab_questions.ipynb #1612bdc3
@@ -140,8 +141,12 @@ def ask_member(case: Case) -> Findings:
         if case.table != "order_lines": return Findings()
         return Findings({"member_id": {"value": None}}, [],
                         [case.ask("member_id", "draft_ask_no_member", "empty", next(iter(case.found.values())).rows)])
-    how, questions, source = {"from": profile.name}, [], profile.name
-    if nobody := nobody_in(profile):
+    how, drop, questions, source = {"from": profile.name}, [], [], profile.name
+    if case.table == "members" and (nobody := nobody_in(profile)):
+        drop = [{"reason": "nobody", "where": _is_one_of(source, nobody)}]
+        questions.append(case.ask("member_id", "draft_ask_nobody_listed", "drop", sum(profile.counts[v] for v in nobody), source=source,
+                                  values=_listed(nobody)))
+    elif nobody := nobody_in(profile):
         how["empty"] = nobody
         questions.append(case.ask("member_id", "draft_ask_nobody", "empty", sum(profile.counts[v] for v in nobody), source=source,
                                   values=_listed(nobody)))
@@ -150,13 +155,14 @@ def ask_member(case: Case) -> Findings:
         questions.append(case.ask("member_id", "draft_ask_keyed", "keyed", profile.filled, source=source))
     rounded = case.count(case.text("member_id").re_search(r"^\d(\.\d+)?[eE]\+\d+$"))
     if rounded: questions.append(case.ask("member_id", "draft_ask_rounded", "", rounded, source=source))
-    return Findings({"member_id": how if len(how) > 1 else source}, [], questions)
+    return Findings({"member_id": how if len(how) > 1 else source}, drop, questions)
 
 # %% ../../nbs/data/06ab_questions.ipynb #78fa7634
 def ask_times(case: Case, column: str) -> Findings:
     "How the times of a column are written."
     profile = case.profile(column)
     if profile is None or not profile.typed.startswith("string"): return Findings({column: profile.name} if profile else {})
+    if column == "ts" and (clock := _clock_beside(case, profile)): return _day_and_clock(case, profile, clock)
     times, how, questions = profile.times, {"from": profile.name}, []
     if times.offset: how["zone"] = "offset"
     formats = ["zh" if "年" in f else {"%Y%m%d": "ymd"}.get(f, f) for f in times.formats]
@@ -167,9 +173,28 @@ def ask_times(case: Case, column: str) -> Findings:
         questions.append(case.ask(column, "draft_ask_day_month", "", profile.filled, options, source=profile.name))
     return Findings({column: how if len(how) > 1 else profile.name}, [], questions)
 
+def _clock_beside(case, profile):
+    "The column with the time of day, where that of the time has days only."
+    if any("%H" in f or "%I" in f or f.startswith(("ep", "ex")) for f in profile.times.formats) or any(":" in v
+                                                                                                       for v in profile.counts): return None
+    return next((n for n, p in case.found.items() if p.filled and all(re.fullmatch(r"\d{1,2}:\d{2}(:\d{2})?", v) for v in p.counts)), None)
+
+# %% ../../nbs/data/06ab_questions.ipynb #464cb055
+def _day_and_clock(case, profile, clock):
+    "A day in one column, the time of day in another."
+    seconds = all(v.count(":") == 2 for v in case.found[clock].counts)
+    forms = [f + (" %H:%M:%S" if seconds else " %H:%M") for f in profile.times.formats or ("%Y-%m-%d",)]
+    how = {"sql": f"trim({_sql_name(profile.name)}) || ' ' || trim({_sql_name(clock)})", "format": forms[0] if len(forms) == 1 else forms}
+    asked = [case.ask("ts", "draft_ask_clock", "joined", profile.filled, source=profile.name, clock=clock)]
+    if profile.times.or_else:
+        asked.append(case.ask("ts", "draft_ask_day_month", "", profile.filled, (*profile.times.formats, *profile.times.or_else),
+                              source=profile.name))
+    return Findings({"ts": how}, [], asked)
+
 def ask_which_time(case: Case) -> Findings:
     "Other times that could be meant."
     source = case.sources.get("ts")
+    if source is None: return Findings()
     others = [g.source for g in candidates(case.found, case.table) if g.column == "ts" and g.sure and g.source != source]
     if not others: return Findings()
     return Findings({}, [], [case.ask("ts", "draft_ask_which_time", source, case.found[source].filled, others, source=source,
@@ -201,9 +226,9 @@ def ask_codes(case: Case, column: str) -> Findings:
 def ask_kinds(case: Case) -> Findings:
     "Sales, returns and the rest, by a column or by the sign of the amount."
     if case.profile("line_kind"): return ask_codes(case, "line_kind")
-    if "net_cents" not in case.sources: return Findings({"line_kind": {"value": "sale"}})
-    source = case.sources["net_cents"]
-    negative = case.count(amounts(case, "net_cents") < 0)
+    by = next((c for c in ("net_cents", "quantity") if c in case.sources), None)
+    if by is None: return Findings({"line_kind": {"value": "sale"}})
+    source, negative = case.sources[by], case.count(amounts(case, by) < 0)
     if not negative: return Findings({"line_kind": {"value": "sale"}}, [],
                                      [case.ask("line_kind", "draft_ask_all_sales", "sale", case.found[source].filled)])
     name = _sql_name(source)
@@ -235,6 +260,18 @@ def ask_money(case: Case, column: str) -> Findings:
         questions.append(case.ask(column, "draft_ask_unit", "major", profile.filled, ("unit: minor",), source=profile.name,
                                   examples=_listed(list(profile.counts)[:3])))
     return Findings({column: how if len(how) > 1 else profile.name}, [], questions)
+
+# %% ../../nbs/data/06ab_questions.ipynb #02142162
+def ask_price(case: Case) -> Findings:
+    "An amount that is a price times a quantity."
+    price = price_of(case.found)
+    if "net_cents" in case.sources or "quantity" not in case.sources or not price: return Findings()
+    def number(name):
+        if case.found[name].typed != "string": return f"{_sql_name(name)}::DECIMAL(18,4)"
+        return f"TRY_CAST(regexp_replace({_sql_name(name)}, '[^0-9.-]', '', 'g') AS DECIMAL(18,4))"
+    quantity = case.sources["quantity"]
+    return Findings({"net_cents": {"sql": f"{number(quantity)} * {number(price)}"}}, [],
+                    [case.ask("net_cents", "draft_ask_price", "×", case.found[price].filled, price=price, quantity=quantity)])
 
 def ask_signs(case: Case, columns: dict) -> Findings:
     "Returns whose amounts are positive."
@@ -325,7 +362,8 @@ def examine(
     "What the mapping of a table should say."
     made, settled = ask_totals(case), settled or {}
     if case.table == "order_lines":
-        for ask in (ask_which_time, ask_orders, ask_member, ask_kinds, ask_quantity, ask_status, ask_tests, ask_sum): made.add(ask(case))
+        for ask in (ask_which_time, ask_orders, ask_member, ask_kinds, ask_quantity, ask_price, ask_status, ask_tests,
+                    ask_sum): made.add(ask(case))
     elif case.table in ("members", "products"): made.add(ask_member(case) if case.table == "members" else Findings())
     if case.table == "payments": made.add(ask_codes(case, "tender"))
     declared = contract(case.table).columns

@@ -1,0 +1,153 @@
+"""Exports of systems that were not looked at become a mapping, and the mapping gives back what was planted, to the cent."""
+
+import os
+import stat
+
+import pandas as pd
+import pytest
+import yaml
+from lookalikes import SYSTEMS, en_ambiguous, phone, zh_phones, zh_till
+
+from memtag_research.core import DefinitionError, ParameterError
+from memtag_research.data.draft import as_yaml, draft, write_draft
+from memtag_research.data.ingest import ingest
+from memtag_research.data.workspace import open_workspace
+
+
+@pytest.fixture(scope="module", params=SYSTEMS, ids=lambda system: system.__name__)
+def read(request, tmp_path_factory):
+    "(export, draft, ingest's report, workspace) of one system."
+    folder = tmp_path_factory.mktemp("files")
+    export = request.param(folder)
+    made = draft(tmp_path_factory.mktemp("w") / "shop", export.files, **export.settings)
+    root = made.accept(**export.answers)
+    return export, made, ingest(root), open_workspace(root)
+
+
+def lines_of(ws): return ws.table("order_lines").execute()
+
+
+def test_what_comes_out_is_what_was_planted(read):
+    export, _, _, ws = read
+    out = lines_of(ws)
+    assert len(out) == len(export.lines)
+    assert out.net_cents.sum() == sum(x.net_cents for x in export.lines)
+    assert out.order_id.nunique() == len({x.order for x in export.lines})
+    assert float(out.quantity.abs().sum()) == sum(abs(x.quantity) for x in export.lines)
+
+
+def test_members_are_the_members(read):
+    export, _, report, ws = read
+    out = lines_of(ws)
+    assert out.member_id.nunique() == len({x.member for x in export.lines} - {None})
+    assert out.member_id.isna().sum() == sum(x.member is None for x in export.lines)
+    if export.members is None: return
+    people = ws.table("members").execute()
+    assert len(people) == people.member_id.nunique() == export.members == report.tables["members"].rows
+    assert set(out.member_id.dropna()) <= set(people.member_id)
+
+
+def test_days_and_kinds_are_right(read):
+    export, _, _, ws = read
+    out = lines_of(ws)
+    assert sorted(map(str, pd.to_datetime(out.local_date).dt.date)) == sorted(str(x.at.date()) for x in export.lines)
+    assert (out.line_kind == "return").sum() == sum(x.returned is not None for x in export.lines)
+    assert (out[out.line_kind == "return"].net_cents <= 0).all()
+
+
+def test_every_row_that_was_dropped_has_its_reason(read):
+    export, _, report, _ = read
+    table = report.tables["order_lines"]
+    assert {k: n for k, n in table.dropped.items() if n} == export.dropped
+    assert table.read == table.rows + sum(table.dropped.values())
+
+
+def test_only_what_nobody_can_know_was_asked(read):
+    export, made, _, _ = read
+    assert bool(made.open_questions) == bool(export.answers)
+
+
+def test_the_page_shows_nobody(read):
+    _, made, _, ws = read
+    shown = str(made) + made._repr_html_() + as_yaml(made)
+    for secret in (*(phone(m) for m in range(1, 31)), "王芳王", "ann1@example.com", "Ann1@Example.com"): assert secret not in shown
+
+
+def test_nothing_personal_is_mapped_unasked(read):
+    _, made, _, ws = read
+    if not ws.has("members"): return
+    assert set(ws.table("members").columns) <= {"member_id", "joined_at", "local_date", "join_channel", "closed_at", "closed_date"}
+
+
+# The mapping
+
+def test_the_mapping_of_a_till(tmp_path):
+    export = zh_till(tmp_path)
+    made = draft(tmp_path / "my", export.files)
+    written = yaml.safe_load((made.accept() / "memtag.yaml").read_text("utf-8"))
+    lines = written["sources"]["order_lines"]
+    assert lines["files"] == ["../订单_*.csv"] and lines["header"] == 3 and lines["encoding"] == "gb18030"    # next month's file too
+    assert lines["columns"]["net_cents"] == "实付金额"
+    assert [rule["reason"] for rule in lines["drop"]] == ["totals", "never paid"]
+    assert made.tables[0].unmapped == ["商品名称", "收银员"]
+    assert written["sources"]["members"]["header"] == [1, 2] and made.tables[1].personal == ["姓名", "生日", "手机号"]
+
+
+def test_a_phone_is_never_an_id(tmp_path):
+    export = zh_phones(tmp_path)
+    root = draft(tmp_path / "my", export.files).accept()
+    ingest(root)
+    ws = open_workspace(root)
+    ids = {*ws.table("order_lines").execute().member_id.dropna(), *ws.table("members").execute().member_id}
+    assert len(ids) == 30 and all(len(i) == 32 for i in ids)
+    data = b"".join(p.read_bytes() for p in (root / "data").rglob("*.parquet"))
+    assert not any(phone(m).encode() in data for m in range(1, 31))
+
+
+def test_what_is_open_is_refused_and_named(tmp_path):
+    made = draft(tmp_path / "my", en_ambiguous(tmp_path).files)
+    with pytest.raises(DefinitionError, match=r"order_lines.ts.*February or in March.*%d/%m/%Y.*accept\(orders="): made.accept()
+    assert not (tmp_path / "my/memtag.yaml").exists()
+    assert "# OPEN: date" in write_draft(made).read_text("utf-8")
+
+
+def test_a_mapping_is_never_written_over(tmp_path):
+    export = zh_till(tmp_path)
+    made = draft(tmp_path / "my", export.files)
+    made.accept(name="first")
+    with pytest.raises(DefinitionError, match="is a workspace already"): made.accept(name="second")
+    with pytest.raises(DefinitionError, match="is a workspace already"): draft(tmp_path / "my", export.files)
+    assert "name: first" in (tmp_path / "my/memtag.yaml").read_text("utf-8")
+
+
+def test_answers_change_the_guess(tmp_path):
+    export = zh_till(tmp_path)
+    made = draft(tmp_path / "my", export.files)
+    root = made.accept(orders={"net_cents": "吊牌金额", "status": None}, members={"gender": None, "city": "入会渠道"})
+    written = yaml.safe_load((root / "memtag.yaml").read_text("utf-8"))["sources"]
+    assert written["order_lines"]["columns"]["net_cents"] == "吊牌金额" and "status" not in written["order_lines"]["columns"]
+    assert written["members"]["columns"]["city"] == "入会渠道"      # personal, and asked for
+    with pytest.raises(DefinitionError, match="Did you mean '付款时间'"): made.accept(orders={"ts": "付款时"})
+    with pytest.raises(DefinitionError, match="Did you mean 'net_cents'"): made.accept(orders={"net_cent": "实付金额"})
+    with pytest.raises(ParameterError, match="no file of payments"): made.accept(payments={"cents": "x"})
+
+
+def test_frames_are_kept_for_their_owner_only(tmp_path):
+    frame = pd.DataFrame({"order_id": [1, 2, 2], "card": ["a", "b", "b"], "paid_at": pd.to_datetime(["2024-03-01 08:05"] * 3), "qty": [1.0, 2.0, .352],
+                          "net amount": [10.5, 2.25, 3.0]})
+    root = draft(tmp_path / "my", orders=frame, currency="USD", zone="UTC").accept()
+    [path] = (root / "files").glob("*.parquet")
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    ingest(root)
+    assert lines_of(open_workspace(root)).net_cents.tolist() == [1050, 225, 300]
+
+
+def test_months_that_renamed_a_column(tmp_path):
+    (tmp_path / "o_1.csv").write_text("小票号,会员号,付款时间,实付金额,渠道\n1,a,2024-01-05,1.00,门店\n", "utf-8")
+    (tmp_path / "o_2.csv").write_text("小票号,会员号,支付时间,实付金额\n2,b,2024-02-05,2.00\n", "utf-8")
+    made = draft(tmp_path / "my", str(tmp_path / "o_*.csv"))
+    root = made.accept()
+    columns = yaml.safe_load((root / "memtag.yaml").read_text("utf-8"))["sources"]["order_lines"]["columns"]
+    assert columns["ts"] == {"from": ["付款时间", "支付时间"]} and columns["channel"] == {"from": "渠道", "if_missing": "empty"}
+    ingest(root)
+    assert lines_of(open_workspace(root)).net_cents.sum() == 300
