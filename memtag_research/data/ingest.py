@@ -36,7 +36,7 @@ from .mapping import check_mapping, column_sql, columns_read, quoted, reasons_sq
 from .mending import allocated, copies, fingerprint_sql, superseded, unlike_amounts, unpivoted
 from .privacy import hide_forgotten, suppression_hash
 from .retention import EXPIRED, drop_expired, expired_notes
-from .sources import find_files, read_source, reading, sha256_of
+from .sources import check_twice, find_files, read_source, reading, sha256_of
 from .values import advice_for, key_of, kind_in_words, read_secret, read_value, use_secret
 from .workspace import GRAINS, read_config, write_version, writing
 
@@ -191,15 +191,6 @@ def _extra(table, spec):
     "Columns of the user's own; `_check_mapping` saw that each has a type."
     return set(spec.get("columns", ())) - set(contract(table).columns)
 
-def _check_twice(paths):
-    "The same export under two names would count everything twice."
-    seen = {}
-    for path in paths:
-        first = seen.setdefault(sha256_of(path), path)
-        if first != path:
-            twice = Failure(path.name, "", f"has the same content as {first.name}", advice="Remove one, or name the files one by one.")
-            raise ContractError("a source is there twice, nothing was written:", [twice])
-
 def _nothing_left(table, read, dropped, paths):
     names = ", ".join(p.name for p in paths)
     if not read: return [Failure(table, "", f"has no rows: {names} holds a header only", advice="Was the export cut off?")]
@@ -229,8 +220,8 @@ class TableReport:
 def _staged(con, table, spec, config, root, folder):
     "All files of a table as one staged Parquet file; (it, paths, columns nobody reads, notes)."
     paths = find_files(spec.get("files"), root)
-    _check_twice(paths)
     parts = [part for path in paths for part in read_source(con, path, spec)]
+    check_twice(parts)
     read = {c.lower() for c in columns_read(spec)}
     unmapped = dict.fromkeys(c for p in parts for c in p.table.columns if c.lower() not in read and c not in ("_row", "_file"))
     where, stages = f"sources.{table}", []

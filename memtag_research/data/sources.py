@@ -227,7 +227,7 @@ def _members(path, inside):
     "(member, its name) of the files that are meant, and the names of those that are not."
     files = [(m, _name_of(m)) for m in check_archive(path) if not m.is_dir()]
     files = [(m, name) for m, name in files if not any(map(_SYSTEM.match, re.split(r"[/\\]", name)))]
-    meant = [(m, name) for m, name in files if (fnmatchcase(name, inside) if inside else _kind(Path(name), {}))]
+    meant = [(m, name) for m, name in files if (name == inside or fnmatchcase(name, inside) if inside else _kind(Path(name), {}))]
     names = ", ".join(repr(name) for _, name in files[:10])
     if not meant and inside: raise DefinitionError(f"{path.name}: nothing in it fits `inside: {inside}`. It holds: {names or 'nothing'}.")
     if not meant: raise refused(path, f"holds no CSV, Parquet or workbook, but: {names or 'nothing'}", "Name what is meant with `inside`.")
