@@ -294,6 +294,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'memtag_research/data/draft.py'),
                                             'memtag_research.data.draft.Family': ( 'data/draft.html#family',
                                                                                    'memtag_research/data/draft.py'),
+                                            'memtag_research.data.draft.Family.found': ( 'data/draft.html#family.found',
+                                                                                         'memtag_research/data/draft.py'),
                                             'memtag_research.data.draft.TableDraft': ( 'data/draft.html#tabledraft',
                                                                                        'memtag_research/data/draft.py'),
                                             'memtag_research.data.draft.TableDraft._is_private': ( 'data/draft.html#tabledraft._is_private',

@@ -105,6 +105,12 @@ def made(dataset, tmp_path):
     return open_workspace(tmp_path / dataset)
 
 
+def equal_rows(ws):
+    "Table → rows equal to another, as the notes of ingest count them."
+    found = [re.match(r"([\d,]+) rows of (\w+) equal another row", note) for note in ws.manifest["notes"]]
+    return {m[2]: int(m[1].replace(",", "")) for m in found if m}
+
+
 def rows(ws): return {name: t["rows"] for name, t in ws.manifest["tables"].items()}
 
 
@@ -118,7 +124,7 @@ def test_cdnow(tmp_path):
     assert (str(ws.log_start), str(ws.log_end)) == ("1997-01-01", "1998-06-30") and check_workspace(ws) == []
     twice, days = sql("""SELECT (SELECT sum(n - 1) FROM (SELECT *, count(*) AS n FROM read_parquet($p) GROUP BY ALL)),
         (SELECT count(*) FROM (SELECT DISTINCT customer_id, date FROM read_parquet($p) WHERE amount > 0))""", p=path)
-    assert twice == 255 and rows(ws)["member_days"] == days
+    assert equal_rows(ws) == {"order_lines": twice} and twice == 255 and rows(ws)["member_days"] == days
     assert rows(ws)["order_lines"] - int(lines.select("member_id", "local_date").distinct().count().execute()) == 2_068   # on a day already seen, data README
 
 
@@ -168,6 +174,7 @@ def test_starbucks_waves_and_completions(starbucks):
     per = sent.group_by("member_id", "campaign_id").agg(times=sent.count())
     again = redeemed.group_by("member_id", "campaign_id", "ts").agg(n=redeemed.count())
     again = again.filter(again.n > 1).left_join(per, ["member_id", "campaign_id"]).execute()
+    assert equal_rows(starbucks) == {"redemptions": 397}
     assert (again.n - 1).sum() == 397 and (again.times >= again.n).all()   # sent as often as completed at once
 
 
@@ -189,6 +196,7 @@ def test_hillstrom_figures(tmp_path):
     assert {a: round(100 * r, 2) for a, r in buys.items()} == {"mens": 1.25, "womens": .88, "none": .57}
     assert {a: round(c / 100, 2) for a, c in cents.items()} == {"mens": 1.42, "womens": 1.08, "none": .65}
     assert sql("SELECT sum(n - 1) FROM (SELECT *, count(*) AS n FROM read_parquet($p) GROUP BY ALL)", p=path) == (6_562,)
+    assert equal_rows(ws)["exposures"] == 6_562   # and all of them kept, as people
     assert set(ws.table("members").area.execute()) == {"rural", "suburban", "urban"} and check_workspace(ws) == []
 
 
