@@ -16,6 +16,7 @@ from .commands.churn import churn
 from .commands.clv import clv
 from .commands.data import check, forget, ingest, init
 from .commands.measures import metrics, rfm
+from .commands.privacy import member, privacy, purge
 from .commands.reports import report
 from .commands.segments import segment
 from .commands.tags import tag
@@ -29,4 +30,4 @@ def main(debug):
 
     Start with: memtag init DIR --dataset complete-journey, then memtag ingest -w DIR."""
 
-for _command in (init, ingest, check, metrics, rfm, report, tag, segment, clv, churn, forget): main.add_command(_command)
+for _command in (init, ingest, check, metrics, rfm, report, tag, segment, clv, churn, forget, purge, member, privacy): main.add_command(_command)

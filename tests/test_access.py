@@ -149,7 +149,7 @@ def test_files_are_private_and_the_record_knows(asked, tmp_path):
 def test_what_is_refused_names_nobody(asked, tmp_path):
     ws, who, cards, file = asked
     with pytest.raises(ParameterError, match=r"such as 138\*\*\*\*8000"): member_export(ws, "13800138000", TODAY)
-    with pytest.raises(ParameterError, match="must end in .json, .html, .xlsx"): file.save(tmp_path / "me.txt")
+    with pytest.raises(ParameterError, match="must end in .html, .json, .xlsx"): file.save(tmp_path / "me.txt")
     with pytest.raises(ParameterError, match="today must be a date"): member_export(ws, who, "soon")
     assert who not in repr(file) + file._repr_html_()
 
