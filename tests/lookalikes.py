@@ -42,7 +42,7 @@ class Export:
     settings: dict = field(default_factory=dict)  # to draft()
 
 
-def invent(orders=120, seed=1, returns=True) -> list:
+def invent(orders=60, seed=1, returns=True) -> list:
     "Order lines from March to May 2024; one order in five is nobody's, one in twelve comes back."
     pick, lines = random.Random(seed), []
     for order in range(1, orders + 1):

@@ -68,13 +68,13 @@ def test_only_what_nobody_can_know_was_asked(read):
 
 
 def test_the_page_shows_nobody(read):
-    _, made, _, ws = read
+    _, made, _, _ = read
     shown = str(made) + made._repr_html_() + as_yaml(made)
     for secret in (*(phone(m) for m in range(1, 31)), "王芳王", "ann1@example.com", "Ann1@Example.com"): assert secret not in shown
 
 
 def test_nothing_personal_is_mapped_unasked(read):
-    _, made, _, ws = read
+    _, _, _, ws = read
     if not ws.has("members"): return
     assert set(ws.table("members").columns) <= {"member_id", "joined_at", "local_date", "join_channel", "closed_at", "closed_date"}
 
@@ -130,6 +130,15 @@ def test_answers_change_the_guess(tmp_path):
     with pytest.raises(DefinitionError, match="Did you mean '付款时间'"): made.accept(orders={"ts": "付款时"})
     with pytest.raises(DefinitionError, match="Did you mean 'net_cents'"): made.accept(orders={"net_cent": "实付金额"})
     with pytest.raises(ParameterError, match="no file of payments"): made.accept(payments={"cents": "x"})
+
+
+def test_months_that_several_programs_saved(tmp_path):
+    for month, encoding in ((1, "gb18030"), (2, "utf-8")):
+        (tmp_path / f"o_{month}.csv").write_text(f"小票号,会员号,付款时间,实付金额\n{month},张,2024-0{month}-05,1.00\n", encoding)
+    root = draft(tmp_path / "my", str(tmp_path / "o_*.csv")).accept()
+    assert yaml.safe_load((root / "memtag.yaml").read_text("utf-8"))["sources"]["order_lines"]["encoding"] == ["utf-8", "gb18030"]
+    ingest(root)
+    assert lines_of(open_workspace(root)).member_id.tolist() == ["张", "张"]
 
 
 def test_frames_are_kept_for_their_owner_only(tmp_path):

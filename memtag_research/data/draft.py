@@ -13,6 +13,7 @@ __all__ = ['ROLES', 'NEEDED', 'Family', 'families', 'TableDraft', 'draft_table',
 # %% ../../nbs/data/06b_draft.ipynb #79777dd6
 import os
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from html import escape
 from io import BytesIO
 from pathlib import Path
@@ -78,6 +79,9 @@ class Family:
     where: dict = field(repr=False)   # column → numbers of the parts that have it
     notes: tuple = ()
 
+    @cached_property
+    def found(self) -> dict: "Its columns, looked at once."; return profiles(self.raw)
+
 def _parts(con, given):
     "(table, file, Sniffed, raw) of everything that can be read."
     for table, named, path in given:
@@ -97,11 +101,18 @@ def families(
     "Everything that was given, in groups that are read alike."
     groups = []
     for table, named, sniffed, part in _parts(con, given):
-        home = next((g for g in groups if g[0][0] == table and g[0][2].options == sniffed.options
+        home = next((g for g in groups if g[0][0] == table and _but_encoding(g[0][2].options) == _but_encoding(sniffed.options)
                      and _alike(g[0][3].table, part.table, g[0][1] == named)), None)
         if home is None: groups.append(home := [])
         home.append((table, named, sniffed, part))
     return [_family(con, group) for group in groups]
+
+def _but_encoding(options): return {k: v for k, v in options.items() if k != "encoding"}
+
+def _encodings(group):
+    "One encoding, or those of months that several programs saved: UTF-8 first, which says itself whether it fits."
+    found = sorted({g[2].options.get("encoding", "utf-8") for g in group}, key=lambda e: (e != "utf-8", e))
+    return {} if found == ["utf-8"] else {"encoding": found[0] if len(found) == 1 else found}
 
 def _family(con, group):
     tables = [part.table for *_, part in group]
@@ -113,7 +124,8 @@ def _family(con, group):
     raw = con.create_table(ibis.util.gen_name("draft"), ibis.union(*tables) if len(tables) > 1 else tables[0], temp=True)
     notes = tuple({str(n): n for *_, sniffed, _ in group for n in sniffed.notes}.values())
     names = tuple(dict.fromkeys(part.name for *_, part in group))
-    return Family(group[0][0], tuple(dict.fromkeys(g[1] for g in group)), names, group[0][2].options, raw, where, notes)
+    options = _encodings(group) | _but_encoding(group[0][2].options)
+    return Family(group[0][0], tuple(dict.fromkeys(g[1] for g in group)), names, options, raw, where, notes)
 
 # %% ../../nbs/data/06b_draft.ipynb #131bef63
 NEEDED = {"order_lines": ("order_id", "ts", "net_cents"), "members": ("member_id",), "products": ("product_id",),
@@ -179,7 +191,7 @@ def draft_table(
     said: dict | None = None,   # canonical column → a source column, a mapping as in memtag.yaml, or None to leave it out
 ) -> TableDraft:
     "Guess and examine one table."
-    found, said = profiles(family.raw), said or {}
+    found, said = family.found, said or {}
     for column, how in said.items(): _check_said(table, column, how, found)
     settled = {c: how for c, how in said.items() if not isinstance(how, str)}
     named = {c: how if isinstance(how, str) else how.get("from") if isinstance(how, dict) else None for c, how in said.items()}
@@ -347,8 +359,8 @@ def _told_apart(found):
     "Tables that can be mapped, and what is to be said about the rest."
     tables, asked = [], [Question("", "", key, words, taken="–") for family in found for key, words in family.notes]
     for family in sorted(found, key=lambda f: -len(f.where)):
-        table, sure = next(iter(guess_tables(profiles(family.raw)).items())) if family.table is None else (family.table, 1)
-        rows, file = int(family.raw.count().execute()), ", ".join(family.names)
+        table, sure = next(iter(guess_tables(family.found).items())) if family.table is None else (family.table, 1)
+        rows, file = next(iter(family.found.values())).rows, ", ".join(family.names)
         first = next((d for d in tables if d.table == {"refunds": "order_lines"}.get(table, table)), None)
         if sure < _UNLIKE: asked.append(Question("", "", "draft_ask_table", {"file": file}, tuple(ROLES), "–", rows))
         elif table == "refunds" or first:

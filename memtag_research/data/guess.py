@@ -59,6 +59,7 @@ def is_personal(
     "Whether a column is personal by its name."
     return plain_name(name) in _plain("personal")
 
+@cache
 def by_name(
     name: str,    # of a column of an export
     table: str,   # canonical table, or `refunds`
