@@ -32,7 +32,7 @@ from .contracts import MONEY_KINDS, ORDER_KINDS, Column, check_table, contract
 from .databases import fetch
 from .engine import connect, to_local, total
 from .grains import grains
-from .mapping import check_mapping, column_sql, columns_read, quoted, reasons_sql, settings_of
+from .mapping import check_mapping, column_sql, columns_read, names_of, quoted, reasons_sql, settings_of
 from .mending import allocated, copies, fingerprint_sql, superseded, unlike_amounts, unpivoted
 from .privacy import hide_forgotten, suppression_hash
 from .retention import EXPIRED, drop_expired, expired_notes
@@ -145,9 +145,8 @@ def _unreadable_values(staged, table, spec):
 def _personal_sources(table, spec):
     "Source columns that hold personal values, by what this table maps them to."
     declared = contract(table).columns
-    found = {settings_of(how).get("from") for name, how in spec["columns"].items() if name not in declared or declared[name].privacy != "public"}
-    found = {n for f in found if f for n in ([f] if isinstance(f, str) else f)}
-    return found
+    return {c for name, how in spec["columns"].items() if name not in declared or declared[name].privacy != "public"
+            for c in names_of(settings_of(how).get("from", ()))}
 
 # %% ../../nbs/data/06_ingest.ipynb #ca3291c8
 def _reasoned(staged, table, spec):
@@ -160,7 +159,7 @@ def _reasoned(staged, table, spec):
     for name, how in spec["columns"].items():
         if settings_of(how).get("on_error") == "drop" and f"_bad_{name}" in staged.columns:
             reasons.append(first(staged[f"_bad_{name}"].notnull(), f"unreadable {name}"))
-    if "keep" in spec: reasons.append(first(superseded(staged, spec["keep"], contract(table).key, f"sources.{table}"), "superseded"))
+    if "keep" in spec: reasons.append(first(superseded(staged, spec["keep"], contract(table).key), "superseded"))
     return staged.mutate(_reason=ibis.coalesce(*reasons)) if len(reasons) > 1 else staged
 
 def _cleaned(kept, spec):
@@ -333,7 +332,8 @@ def _report_of(manifest, unchanged, seconds):
 
 # %% ../../nbs/data/06_ingest.ipynb #ffb59878
 _NOBODY = ("散客", "游客", "非会员", "无", "匿名", "guest", "unknown", "anonymous", "none", "null", "NULL", "n/a", "N/A", "-", "test", "13800138000", "12345678",
-           "123456789", "1234567890", "12345678900", "12345678901", *(f"1{d}800000000" for d in "35789"), *(d * n for d in "0123456789" for n in range(1, 19)))
+           "123456789", "1234567890", "12345678900", "12345678901", *(f"1{d}800000000" for d in "35789"), *("0" * n for n in range(1, 20)),
+           *(d * n for d in "123456789" for n in range(6, 20)))
 _MANY_ORDERS, _MANY_SHARE = 20, .01   # one id with more orders than both is a till's, not a person's
 
 def _nobody(orders, root, spec):

@@ -142,7 +142,7 @@ def check_mapping(
             check_keys(rule, ("reason", "where"), f"{where}.drop")
             if len(rule) < 2: raise DefinitionError(f"{where}.drop: a rule needs a reason, and where it holds.")
         for join in spec.get("join", []): check_keys(join, ("files", *FILE_KEYS, "by", "columns"), f"{where}.join")
-        _check_rows(spec, where)
+        _check_rows(spec, contract(table).key, where)
     if not {"order_lines", "members"} & set(config.sources):
         raise DefinitionError("memtag.yaml maps neither order_lines nor members; one of them is needed.")
 
@@ -163,12 +163,16 @@ def _check_column(name, how, spec, declared, where):
     if "over" not in how["allocate"]: raise DefinitionError(f"{where}.allocate needs `over`, the column whose rows share the amount: order_id.")
 
 # %% ../../nbs/data/05e_mapping.ipynb #73044c0c
-def _check_rows(spec, where):
+def _check_rows(spec, key, where):
     if spec.get("exact_copies", "drop") != "drop": raise DefinitionError(f"{where}: exact_copies can only be drop; without it they are kept, and counted in a note.")
     if "keep" in spec:
         keep = spec["keep"]
         check_keys(keep, ("latest", "by"), f"{where}.keep")
-        for name in [keep.get("latest"), *names_of(keep.get("by", []))]:
+        by = names_of(keep.get("by", key))
+        if "by" not in keep and (not by or not set(by) <= set(spec["columns"])):
+            raise DefinitionError(f"{where}.keep: {' and '.join(key) or 'a key'} {'is' if len(key) < 2 else 'are'} not mapped, so say `by` which column a "
+                                  "correction replaces its rows, such as by: order_id.")
+        for name in [keep.get("latest"), *by]:
             if name != "file" and name not in spec["columns"]:
                 raise DefinitionError(f"{where}.keep: {name!r} is not mapped.{did_you_mean(str(name), spec['columns'])} `latest` is a mapped column such "
                                       "as recorded_at, or file (the last that `files` names).")

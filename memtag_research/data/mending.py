@@ -55,12 +55,9 @@ def superseded(
     staged: ibis.Table,  # typed columns, `_part`
     keep: dict,          # latest, by
     key: tuple,          # of the table's contract
-    where: str,
 ):
     "Whether a later row with the same key is there."
     by = names_of(keep.get("by", key))
-    if missing := [c for c in by if c not in staged.columns]:
-        raise DefinitionError(f"{where}.keep: {missing[0]} is not mapped, so say `by` which column a correction replaces its rows, such as by: order_id.")
     when = staged._part if keep["latest"] == "file" else staged[keep["latest"]]
     newest = when.max().over(ibis.window(group_by=by))
     known = ibis.and_(*(staged[c].notnull() for c in by))
