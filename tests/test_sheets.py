@@ -3,9 +3,12 @@
 import datetime as dt
 import random
 import zipfile
+from pathlib import Path
 
 import openpyxl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from memtag_research.core import ContractError, DefinitionError
 from memtag_research.data import sheets as sheets_module
@@ -20,6 +23,7 @@ from memtag_research.data.sheets import (
     read_sheet,
 )
 
+OWN_FILES = Path(__file__).resolve().parents[1] / "data/shipped/own_files"
 NAMESPACES = "".join(f' xmlns:{n}="urn:oasis:names:tc:opendocument:xmlns:{n}:1.0"' for n in ("office", "table", "text"))
 
 
@@ -190,8 +194,8 @@ def test_a_file_without_a_header_does_not_name_columns_by_its_first_member(tmp_p
 
 
 def test_dates_and_codes_may_name_columns():
-    line = ["20240301", "2024-03-01", "2024年3月", "SKU0012345678", "Q1", "18 - 25", "实付@门店"]
-    assert sheets_module.header_lines([line[:-1]], None, "x") == [1]
+    line = ["20240301", "2024-03-01", "2024年3月", "SKU0012345678", "Q1", "18 - 25", "实付@门店", "+积分"]
+    assert sheets_module.header_lines([line], None, "x") == [1]
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -251,3 +255,35 @@ def test_copies_are_private_and_go_with_the_connection(tmp_path):
     read_sheet(con, path, "s")
     del con
     assert not folder.exists()
+
+
+def shown(value):
+    "What openpyxl read, by rules written once more."
+    if isinstance(value, dt.datetime):
+        return str(value.date()) if value.time() == dt.time() else str(value)
+    return None if value is None else str(value)
+
+
+@pytest.mark.parametrize("name", ["zh/会员.xlsx", "en/members.xlsx"])
+def test_the_shipped_members_are_what_openpyxl_reads(name):
+    "Two lines of header, a hidden sheet, a line of totals."
+    path = OWN_FILES / name
+    (sheet,), notes = choose_sheets(path)
+    (_, *_), headers, *rows = openpyxl.load_workbook(path)[sheet].iter_rows(values_only=True)
+    frame = read(path, sheet, [1, 2])
+    assert list(frame) == list(headers) and "hidden sheets were not read" in notes[0] and len(frame) > 50
+    assert [list(r) for r in frame.astype(object).where(frame.notna(), None).itertuples(index=False)] == [[*map(shown, row)] for row in rows]
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc", "Cn", "Co")), max_size=6).filter(lambda t: not t.startswith("=") and "_x" not in t)
+NUMBERS = st.integers(-10**15 + 1, 10**15 - 1) | st.integers(-10**9, 10**9).map(lambda n: n / 100)
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.lists(st.tuples(TEXTS, NUMBERS, st.booleans() | st.dates(dt.date(1990, 1, 1), dt.date(2099, 1, 1))), min_size=1, max_size=5))
+def test_whatever_a_workbook_holds_comes_out(tmp_path_factory, rows):
+    path = workbook(tmp_path_factory.mktemp("any") / "x.xlsx", s=[["a", "b", "c"], *rows])
+    frame = columns_of(read(path))
+    assert frame["a"] == [text or None for text, _, _ in rows]
+    assert [float(t) for t in frame["b"]] == [float(n) for _, n, _ in rows] and not any("e" in t or t.endswith(".0") for t in frame["b"])
+    assert frame["c"] == [str(v).lower() for _, _, v in rows]

@@ -137,6 +137,17 @@ def test_headers(tmp_path):
     assert "there is no line 99" in refused(tmp_path / "a.csv", DefinitionError, header=99)
 
 
+def test_empty_lines_above_and_between(tmp_path):
+    (tmp_path / "a.csv").write_text("\n\n,,\nid,phone,net\n1,a,5\n\n2,b,7\n")
+    assert read(tmp_path / "a.csv") == [["id", "phone", "net"], ["1", "a", "5"], ["2", "b", "7"]]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_for_excel_that_names_the_separator(tmp_path, end):
+    (tmp_path / "a.csv").write_text(f"sep=;{end}" + text_of(ROWS, ";", end), encoding="utf-8-sig", newline="")
+    assert read(tmp_path / "a.csv") == read(tmp_path / "a.csv", header=2) == ROWS
+
+
 def test_engines_ignore_case_in_names(tmp_path):
     (tmp_path / "a.csv").write_text("ID,id,_row,\n1,2,3,4\n")
     assert read(tmp_path / "a.csv") == [["ID", "id_2", "_row_2", "column_4"], ["1", "2", "3", "4"]]
@@ -323,7 +334,7 @@ def test_patterns_leave_out_what_nobody_means(tmp_path):
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\x00", exclude_categories=("Cs",)), max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(rows=st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=8), end=st.sampled_from(["\n", "\r\n"]),
        encoding=st.sampled_from(["utf-8", "gb18030", "utf-16"]), delimiter=st.sampled_from([",", ";", "\t"]))  # fmt: skip
 def test_whatever_is_written_is_read(tmp_path_factory, rows, end, encoding, delimiter):

@@ -109,12 +109,12 @@ def header_lines(
         raise DefinitionError(f"{where}: header must be the number of a line, or of two lines such as [1, 2], not {header!r}.")
     if numbers[-1] > len(lines): raise DefinitionError(f"{where}: there is no line {numbers[-1]} for the header.")
     if not filled[numbers[-1] - 1]: raise DefinitionError(f"{where}: line {numbers[-1]} is empty and names no columns.")
-    people = sum(looks_personal(t, word=True) for n in numbers for t in map(clean_name, lines[n - 1]) if "@" in t or _MANY_DIGITS.search(t))
+    people = sum(looks_personal(t, word=True) for n in numbers for t in map(clean_name, lines[n - 1]) if _CONTACT.search(t))
     if people: raise DefinitionError(f"{where}: line {numbers[-1]} is no header, {people} of its cells look like a phone or an e-mail. "
                                      "Write the names of the columns in a line above, or say where they are with `header`.")
     return numbers
 
-_MANY_DIGITS = re.compile(r"(\d[ .()-]?){7}")
+_CONTACT = re.compile(r"\S@\S+\.\w|(\d[ .()-]?){7}")
 
 def _first_filled(filled, where):
     number, below = next((n for n, f in enumerate(filled, 1) if f), 1), [f for f in filled if f][1:]
@@ -310,7 +310,7 @@ def _rows(sheet, after):
     "Rows below the header that hold anything; a cell merged over several rows holds in each."
     left, merged, held = (sheet.start or (0, 0))[1], {}, {}
     for (top, column), (bottom, _) in sheet.merged_cell_ranges or ():
-        for row in range(top, bottom + 1) if after <= top < bottom else (): merged.setdefault(row, []).append((column - left, row == top))
+        for row in range(top, bottom + 1) if top < bottom else (): merged.setdefault(row, []).append((column - left, row == top))
     for number, row in enumerate(sheet.iter_rows()):
         if number < after or not any(v != "" and v is not None for v in row): continue
         for column, first in merged.get(number, ()):

@@ -107,9 +107,11 @@ def _kind(path, options):
     name = path.with_suffix("") if path.suffix.lower() == ".gz" else path
     return options.get("format") or FORMATS.get(name.suffix.lower())
 
-def _delimiter(path, options):
+def _delimiter(path, text, options):
+    "The separator: as declared, else by the line `sep=;` that some exports begin with, else by the name; and whether there is such a line."
+    with open(text, encoding="utf-8-sig", newline="") as f: said = re.fullmatch(r"sep=(.)[\r\n]*", f.readline(80))
     tabs = ".tsv" in [s.lower() for s in path.suffixes]
-    return options.get("delimiter", "\t" if tabs else ",")
+    return options.get("delimiter", said[1] if said else "\t" if tabs else ","), bool(said)
 
 def _quoting(quote): return {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
 
@@ -301,12 +303,13 @@ def reading(
     except (duckdb.Error, UnicodeDecodeError) as e: raise unreadable(parts, e) from None
 
 # %% ../../nbs/data/05_sources.ipynb #ecbb26d9
-def _csv_header(path, name, delimiter, quote, header):
+def _csv_header(path, name, delimiter, quote, header, said):
     "(names of columns, lines up to the last of the header)."
     wanted = [n for n in (header if isinstance(header, list) else [header]) if type(n) is int]
     with open(path, encoding="utf-8-sig", newline="") as f:
         try: lines = list(islice(csv.reader(f, delimiter=delimiter, **_quoting(quote)), max(20, *wanted, 0)))
         except csv.Error: raise refused(name, *_OPEN_QUOTE) from None
+    if said: lines[0] = []
     if header is None and (mark := _unsplit(lines, delimiter)):
         raise DefinitionError(f"{name}: the header is not split into columns. Write `delimiter: {mark!r}` beside `files`.")
     numbers = header_lines(lines, header, name)
@@ -318,11 +321,11 @@ def _unsplit(lines, delimiter):
     return next((m for m in ";\t|；，," if m != delimiter and len(first) == 1 and first[0].count(m) > 1), None)
 
 def _csv_part(con, name, path, options):
-    delimiter, quote = _delimiter(path, options), options.get("quote", '"')
+    file = _in_utf8(con, path, options.get("encoding"))
+    (delimiter, said), quote = _delimiter(path, file, options), options.get("quote", '"')
     if not (isinstance(delimiter, str) and len(delimiter) == 1):
         raise DefinitionError(f"{name}: delimiter must be one character, not {delimiter!r}.")
-    file = _in_utf8(con, path, options.get("encoding"))
-    names, above = _csv_header(file, name, delimiter, quote, options.get("header"))
+    names, above = _csv_header(file, name, delimiter, quote, options.get("header"), said)
     file, mended = _with_whole_footers(con, file, path, delimiter, _quoting(quote), len(names))
     table = con.read_csv(file, columns=dict.fromkeys(names, "VARCHAR"), header=False, skip=above, delim=delimiter, quote=quote,
                          escape=quote, encoding="utf-8", auto_detect=False)
