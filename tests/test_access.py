@@ -15,10 +15,12 @@ from memtag_research.data.privacy import MEMBER_COLUMNS, KeyMap, forget
 from memtag_research.data.simulate import make_programme
 from memtag_research.data.workspace import GRAINS, open_workspace
 from memtag_research.insight.access import cards_of, member_export
+from memtag_research.insight.catalogue import shipped_catalogue
 from memtag_research.tags.catalogues import read_catalogue
 from memtag_research.tags.explain import explain_tag
 from memtag_research.tags.export import export_segment, read_exports
 from memtag_research.tags.given import assign, put_scores
+from memtag_research.tags.linter import check_catalogue
 from memtag_research.tags.runs import take_snapshot
 from memtag_research.tags.store import Store
 
@@ -109,6 +111,13 @@ def test_what_she_says_of_herself_beats_what_others_say_later(asked):
     given = [r for r in file.content["tables"]["assigned_tags"] if r["tag"] == "diet"]
     assert sorted(r["value"] for r in given) == ["any", "vegetarian"]             # both are held, so both are shown
     assert "vegetarian" in explain_tag(read_catalogue(OWN.replace("KEY", "1")), ws, "2024-01-01", "diet", who).text.lower()
+
+
+def test_a_tag_in_which_others_beat_the_member_is_doubtful():
+    order = lambda *channels: OWN.replace("KEY", "1").replace("precedence: [self, guide, import]", f"precedence: [{', '.join(channels)}]")
+    said = lambda *channels: [w for w in check_catalogue(read_catalogue(order(*channels))) if "puts others before `self`" in w]
+    assert said("self", "import", "guide") == [] and len(said("guide", "self", "import")) == 1
+    assert all(t.precedence[0] == "self" for t in shipped_catalogue().tags.values() if t.kind == "assigned" and "self" in t.channels)
 
 
 def test_consents_exports_and_retention_are_told(asked):

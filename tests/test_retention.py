@@ -12,7 +12,7 @@ import pytest
 from memtag_research.core import DefinitionError, MemtagError, NotComputable, ParameterError
 from memtag_research.data import retention
 from memtag_research.data.engine import connect
-from memtag_research.data.ingest import check_workspace
+from memtag_research.data.ingest import check_workspace, ingest
 from memtag_research.data.privacy import KeyMap, forget
 from memtag_research.data.retention import drop_expired, purge
 from memtag_research.data.simulate import make_programme
@@ -334,6 +334,7 @@ def test_a_purge_that_was_killed_is_finished_by_the_next(lived_in, monkeypatch, 
     with monkeypatch.context() as m:
         m.setattr(retention, step, dies)
         with pytest.raises(Killed): purge(ws.root, TODAY, yes=True)
+    assert [w for w in Store(ws).check() if "a purge was interrupted. Finish it: memtag purge --yes" in w]
     done = purge(ws.root, TODAY, yes=True)
     after = open_workspace(ws.root)
     assert not check_workspace(after) and Store(after).check() == [] and after.log_start >= FIRST
@@ -363,6 +364,29 @@ def test_when_everything_is_older_the_tables_are_empty_and_readable(tmp_path):
     assert {after.table(n).count().execute() for n in ("order_lines", "members", "orders", "member_days", "identities")} == {0}
     with pytest.raises(NotComputable): after.log_start
     assert not purge(ws.root, "2030-01-01")
+
+
+def test_ingest_keeps_the_promise_and_does_not_bring_old_rows_back(tmp_path):
+    (tmp_path / "lines.csv").write_text("line,order,card,at,amount\n1,A,m1,2023-05-01 10:00:00,5.00\n2,B,m1,2024-05-01 10:00:00,7.00\n3,C,m2,2024-12-01 10:00:00,9.00\n")
+    (tmp_path / "memtag.yaml").write_text("""
+name: shop
+currency: EUR
+zone: Europe/Berlin
+retention_days: {order_lines: 400}
+sources:
+  order_lines:
+    files: lines.csv
+    columns: {line_id: line, order_id: order, member_id: card, ts: at, net_cents: amount, quantity: {value: 1}, line_kind: {value: sale}}
+""")
+    report = ingest(tmp_path, today=TODAY)
+    assert report.tables["order_lines"].dropped == {"older than retention_days": 1} and report.tables["order_lines"].rows == 2
+    assert open_workspace(tmp_path).log_start == date(2024, 5, 1) and any("the log starts on 2024-05-01" in n for n in report.notes)
+    later = TODAY + timedelta(300)
+    assert purge(tmp_path, later, yes=True).tables == {"order_lines": 1} and open_workspace(tmp_path).log_start == date(2024, 12, 1)
+    told = open_workspace(tmp_path).manifest["tables"]["order_lines"]
+    assert told["dropped"] == {"older than retention_days": 2} and told["rows"] == 1
+    again = ingest(tmp_path, today=later)
+    assert not again.unchanged and again.tables["order_lines"].rows == 1 and ingest(tmp_path, today=later).unchanged
 
 
 def test_forgetting_and_purging_go_together(lived_in):

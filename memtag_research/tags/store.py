@@ -146,3 +146,4 @@ def _check(root):
     try: KeyMap(root).read()
     except MemtagError as e: yield str(e)
     if (Path(root) / "data" / ".forgetting.json").exists(): yield f"forgetting was interrupted. Finish it: memtag forget -w {root}"
+    if (Path(root) / "data" / ".purging.json").exists(): yield f"a purge was interrupted. Finish it: memtag purge --yes -w {root}"
