@@ -389,3 +389,33 @@ def test_the_report_says_what_nobody_reads(tmp_path):
     assert report.unmapped == ("收货人",) and "not mapped: 收货人" in str(whole) and "<td style='text-align:left'>not mapped: 收货人" in whole._repr_html_()
     again = ingest(tmp_path)
     assert again.unchanged and again.tables["order_lines"] == report
+
+
+# products that change category
+
+PRODUCTS = ["货号,类别,起", "P1,茶,", "P1,咖啡,2024-03-10", "P2,糖,2024-01-01"]
+
+
+def moved(root, lines, columns=None):
+    spec = {"order_lines": {"files": "o.csv", "columns": {**COLUMNS, "product_id": "货号"}},
+            "products": {"files": "p.csv", "columns": {"product_id": "货号", "category": "类别", "valid_from": "起", **(columns or {})}}}
+    return ingest(workspace(root, {"o.csv": [HEADER + ",货号", "A,7,2024-03-09 10:00,1,P1", "B,7,2024-03-10 10:00,2,P1", "C,7,2024-03-10 10:00,4,P2"], "p.csv": lines}, spec))
+
+
+def test_a_product_that_changes_category(tmp_path):
+    "A line has the category of its own day, at every as_of; lines are not doubled."
+    from memtag_research.tags.definition import Source
+    from memtag_research.tags.rows import Known
+    moved(tmp_path, PRODUCTS)
+    known = served(tmp_path, "products").set_index("category").valid_to
+    assert str(known["茶"])[:10] == "2024-03-10" and pd.isna(known["咖啡"]) and pd.isna(known["糖"])
+    lines = Source(name="lines", table="order_lines", join={"products": "product_id"})
+    for as_of, wanted in (("2024-03-10", {"A": "茶"}), ("2024-03-12", {"A": "茶", "B": "咖啡", "C": "糖"})):
+        rows = Known(open_workspace(tmp_path), as_of).rows(lines).execute()
+        assert dict(zip(rows.order_id, rows["products.category"])) == wanted and len(rows) == len(wanted)
+
+
+def test_overlapping_days_of_a_product_are_refused(tmp_path):
+    lines = ["货号,类别,起,止", "P1,茶,2024-01-01,2024-03-11", "P1,咖啡,2024-03-10,"]
+    with pytest.raises(ContractError, match=r"products.valid_to: must not lie after the valid_from of the next row"): moved(tmp_path, lines, {"valid_to": "止"})
+    with pytest.raises(ContractError, match=r"product_id \+ valid_from: must identify one row"): moved(tmp_path, [*PRODUCTS, "P2,盐,2024-01-01"])

@@ -52,6 +52,11 @@ class Contract:
     key: tuple = ()         # columns that identify a row
     time: str = ""          # the moment of a row; `local_date` is its business date
     ends: tuple = ()        # moments that read as null until they have come
+    dated: tuple = ()       # first day and exclusive last day of a row that others follow: a product that changes category
+
+    def row_key(self, columns) -> tuple:
+        "What identifies a row of a table with these columns: the key, and the first day where rows follow each other."
+        return (*self.key, *(c for c in self.dated[:1] if c in columns))
 
 # %% ../../nbs/data/02_contracts.ipynb #16f60b91
 @cache
@@ -60,9 +65,9 @@ def contracts() -> dict[str, Contract]:  # table name → contract
     text = (files("memtag_research.data") / "contracts.yaml").read_text(encoding="utf-8")
     return {name: _contract(name, **spec) for name, spec in yaml.safe_load(text).items()}
 
-def _contract(name, columns, about, key=(), time="", ends=()):
+def _contract(name, columns, about, key=(), time="", ends=(), dated=()):
     made = {c: Column(c, **{**spec, "values": tuple(spec.get("values", ()))}) for c, spec in columns.items()}
-    return Contract(name, about, made, tuple(key), time, tuple(ends))
+    return Contract(name, about, made, tuple(key), time, tuple(ends), tuple(dated))
 
 def contract(
     name: str,   # a canonical table
@@ -151,11 +156,22 @@ def _repeated(table, spec, by, rule, advice, differs=()):
         values = tuple(", ".join(spec.columns[c].show(v) for c, v in zip(by, row)) for row in rows)
         yield Failure(spec.name, " + ".join(by), rule, count, values, advice)
 
+def _overlaps(table, spec):
+    "Failures of rows that hold beyond the first day of the next one with the same key."
+    first, last = spec.dated
+    after = table[first].lead().over(ibis.window(group_by=list(spec.key), order_by=table[first].asc(nulls_first=True)))
+    bad = table.mutate(_after=after).filter((table[last].isnull() & after.notnull()) | (table[last] > after))
+    if n := int(bad.count().execute()):
+        values = tuple(spec.columns[spec.key[0]].show(v) for v in bad.limit(3).execute()[spec.key[0]])
+        yield Failure(spec.name, last, f"must not lie after the {first} of the next row of the same {spec.key[0]}", n, values,
+                      "On every day one row holds: mend the days, or leave them out.")
+
 def _groups(table, spec):
     "Failures of keys and of orders."
     if spec.key:
         advice = "Remove the copies, or map a key that tells them apart."
-        yield from _repeated(table, spec, spec.key, "must identify one row", advice)
+        yield from _repeated(table, spec, spec.row_key(table.columns), "must identify one row", advice)
+    if spec.dated and set(spec.dated) <= set(table.columns): yield from _overlaps(table, spec)
     if spec.name == "order_lines":
         advice = ("If tills count from one every day, make order_id of store, day and number, and original_order_id alike, such as "
                   "{sql: store || '/' || left(time, 10) || '/' || number}.")

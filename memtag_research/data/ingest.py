@@ -95,7 +95,7 @@ def _picked(raw, table, spec, where):
 
 def _compares(table, spec):
     "Whether equal rows are looked for: where they are to go, and where no key of the file would refuse them."
-    key = contract(table).key
+    key = contract(table).row_key(spec["columns"])
     return "exact_copies" in spec or not (key and set(key) <= set(spec["columns"])) and "one_row_per" not in spec
 
 # %% ../../nbs/data/06_ingest.ipynb #26be19f1
@@ -159,7 +159,7 @@ def _reasoned(staged, table, spec):
     for name, how in spec["columns"].items():
         if settings_of(how).get("on_error") == "drop" and f"_bad_{name}" in staged.columns:
             reasons.append(first(staged[f"_bad_{name}"].notnull(), f"unreadable {name}"))
-    if "keep" in spec: reasons.append(first(superseded(staged, spec["keep"], contract(table).key), "superseded"))
+    if "keep" in spec: reasons.append(first(superseded(staged, spec["keep"], contract(table).row_key(staged.columns)), "superseded"))
     return staged.mutate(_reason=ibis.coalesce(*reasons)) if len(reasons) > 1 else staged
 
 def _cleaned(kept, spec):
@@ -173,9 +173,17 @@ def _cleaned(kept, spec):
             found[f"{name}: unreadable, emptied"] = int(kept[f"_bad_{name}"].count().execute())
     return {k: n for k, n in sorted(found.items()) if n}
 
+def _until_the_next(kept, spec):
+    "Dated rows without a last day hold until the next one of their key."
+    if not spec.dated or spec.dated[0] not in kept.columns: return kept
+    first, last = spec.dated
+    after = kept[first].lead().over(ibis.window(group_by=list(spec.key), order_by=kept[first].asc(nulls_first=True)))
+    return kept.mutate(**{last: ibis.coalesce(kept[last], after) if last in kept.columns else after})
+
 def _finished(kept, table, config):
     "The canonical columns: local dates beside moments, then the order of the contract."
     spec = contract(table)
+    kept = _until_the_next(kept, spec)
     for name in [c for c in kept.columns if kept.schema()[c].is_timestamp() and c != "recorded_at"]:
         clock = to_local(kept[name], config.zone)
         business = clock - ibis.interval(minutes=config.day_start_minutes)

@@ -142,7 +142,7 @@ def check_mapping(
             check_keys(rule, ("reason", "where"), f"{where}.drop")
             if len(rule) < 2: raise DefinitionError(f"{where}.drop: a rule needs a reason, and where it holds.")
         for join in spec.get("join", []): check_keys(join, ("files", *FILE_KEYS, "by", "columns"), f"{where}.join")
-        _check_rows(spec, contract(table).key, where)
+        _check_rows(spec, contract(table).row_key(spec["columns"]), where)
     if not {"order_lines", "members"} & set(config.sources):
         raise DefinitionError("memtag.yaml maps neither order_lines nor members; one of them is needed.")
 

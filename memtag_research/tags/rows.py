@@ -178,8 +178,12 @@ def _joined(rows, right, other, column):
                                             f"count twice. Its key is {', '.join(keys) or 'not declared'}.")
     if by not in right.columns or column not in rows.columns:
         raise NotComputable(f"{other} cannot be joined: there is no column {by if by not in right.columns else column}")
+    dated = [c for c in (contracts()[other].dated if other in contracts() else ()) if c in right.columns]
     right = right.select(**{f"{other}.{c}": right[c] for c in right.columns})
-    return rows.left_join(right, rows[column] == right[f"{other}.{by}"])
+    if not dated: return rows.left_join(right, rows[column] == right[f"{other}.{by}"])
+    if "local_date" not in rows.columns: raise NotComputable(f"{other} changes with the days, and these rows have none")
+    first, last = (right[f"{other}.{c}"] for c in dated)
+    return rows.left_join(right, [rows[column] == right[f"{other}.{by}"], first.isnull() | (first <= rows.local_date), last.isnull() | (last > rows.local_date)])
 
 def _day(rows, source, key_table):
     "The local date of a row where it is not the table's own: declared, or of the table that names the member."
