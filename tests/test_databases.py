@@ -357,3 +357,19 @@ def test_sqlite_is_text_and_stays_as_it_was(tmp_path):
     with pytest.raises(MemtagError, match="no such column: crad"): fetch({"url": "sqlite://till.sqlite", "query": "SELECT crad FROM sales"}, tmp_path, tmp_path)
     (tmp_path / "not.sqlite").write_text("this is no database, only text " * 40)
     with pytest.raises(MemtagError, match="is not a database"): fetch({"url": "sqlite://not.sqlite", "table": "sales"}, tmp_path, tmp_path)
+
+
+def test_files_without_rows_in_use_or_not_text(duck, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "a.sqlite")) as con: con.executescript("CREATE TABLE t (x, y); CREATE TABLE b AS SELECT x'ff' AS z")
+    for url in ("sqlite://a.sqlite", f"sqlite:///{tmp_path}/a.sqlite", f"sqlite:////{tmp_path}/a.sqlite"):
+        got = fetched({"url": url, "table": "t"}, tmp_path)
+        assert got.num_rows == 0 and got.schema.names == ["x", "y"]
+    with pytest.raises(MemtagError, match="not UTF-8"): fetch({"url": "sqlite://a.sqlite", "table": "b"}, tmp_path, tmp_path)
+    assert fetched({"url": f"duckdb://{duck}/shop.duckdb", "query": "SELECT n FROM lines WHERE false"}, tmp_path).schema.names == ["n"]
+    with duckdb.connect(duck / "shop.duckdb"), pytest.raises(MemtagError, match="Close that connection first"):
+        fetch({"url": "duckdb://shop.duckdb", "table": "lines"}, duck, duck)
+    hold = f"import duckdb, sys; con = duckdb.connect({str(duck / 'shop.duckdb')!r}); print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(MemtagError, match="open in another program"): fetch({"url": "duckdb://shop.duckdb", "table": "lines"}, duck, duck)
+        other.stdin.close()
