@@ -2,6 +2,8 @@
 
 import datetime as dt
 import random
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -250,11 +252,29 @@ def test_more_rows_than_a_batch(tmp_path, monkeypatch):
 
 def test_copies_are_private_and_go_with_the_connection(tmp_path):
     path, con = workbook(tmp_path / "x.xlsx", s=[["a"], [1]]), connect()
-    folder = sheets_module.private_folder(con)
+    folder = sheets_module.private_folder(con).parent
     assert folder.stat().st_mode & 0o777 == 0o700
     read_sheet(con, path, "s")
+    assert list(folder.rglob("*.parquet")) and sheets_module.private_folder(con).parent == folder
     del con
     assert not folder.exists()
+
+
+def test_copies_of_a_killed_process_are_removed_by_the_next_and_those_of_a_living_one_are_not():
+    code = ("from memtag_research.data.engine import connect; from memtag_research.data.sheets import private_folder; import time;"
+            "con = connect(); print(private_folder(con), flush=True); time.sleep(60)")
+    killed, living = (subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2))
+    try:
+        left, used = (Path(process.stdout.readline().strip()) for process in (killed, living))
+        killed.kill()
+        killed.wait()
+        assert left.exists() and used.exists()
+        mine, con = [], connect()
+        mine += [sheets_module.private_folder(con)]
+        assert not left.parent.exists() and used.exists() and mine[0].exists()
+    finally:
+        living.kill()
+        living.wait()
 
 
 def shown(value):

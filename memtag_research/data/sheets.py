@@ -16,19 +16,21 @@ __all__ = ['EXCEL_DIGITS', 'MAX_UNPACKED', 'MAX_RATIO', 'MAX_CELLS', 'ROWS_A_BAT
            'private_folder', 'read_sheet']
 
 # %% ../../nbs/data/04a_sheets.ipynb #24651b8a
+import fcntl
 import re
 import shutil
 import weakref
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 
 import ibis
 import pyarrow as pa
@@ -269,15 +271,35 @@ def _named(path, patterns, listed):
     return list(dict.fromkeys(found))
 
 # %% ../../nbs/data/04a_sheets.ipynb #7236e5f4
-ROWS_A_BATCH = 20_000
+_PREFIX, _LOCK, _FOLDERS = "memtag-source-", "held", {}   # id of a connection → its folder
 
 def private_folder(
     con: ibis.BaseBackend,  # that reads from it
-) -> Path:                  # readable by its owner only, gone when the connection goes
+) -> Path:                  # a new one, readable by its owner only, gone when the connection goes
     "A folder for copies of a source."
-    folder = Path(mkdtemp(prefix="memtag-source-"))
-    weakref.finalize(con, shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    if id(con) not in _FOLDERS:
+        _remove_abandoned()
+        root = Path(mkdtemp(prefix=_PREFIX))
+        lock = open(root / "new", "w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (root / "new").rename(root / _LOCK)   # seen by others only when it is held
+        _FOLDERS[id(con)] = root
+        weakref.finalize(con, _let_go, id(con), lock)
+    return Path(mkdtemp(dir=_FOLDERS[id(con)]))
+
+def _let_go(key, lock):
+    shutil.rmtree(_FOLDERS.pop(key), ignore_errors=True)
+    lock.close()
+
+def _remove_abandoned():
+    "Folders of processes that were killed: their locks went with them."
+    for folder in Path(gettempdir()).glob(f"{_PREFIX}*"):
+        with suppress(OSError), open(folder / _LOCK) as lock:   # another user's, or held
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+
+# %% ../../nbs/data/04a_sheets.ipynb #edbf7c7d
+ROWS_A_BATCH = 20_000
 
 def read_sheet(
     con: ibis.BaseBackend,  # DuckDB
