@@ -247,7 +247,7 @@ def _settings(root, tables, given):
 def _ids(drafted, source):
     "Distinct ids of a column, phones by their last eleven digits."
     text = drafted.family.raw[source].cast("string").strip().nullif("")
-    text = ibis.ifelse(text.isin(nobody_in(drafted.found[source])), None, text)
+    text = ibis.ifelse(text.isin(list(nobody_in(drafted.family.raw, source))), None, text)
     if is_contact(drafted.found[source]): text = text.re_replace(r"\D", "").right(11)
     return drafted.family.raw.select(id=text).filter(lambda t: t.id.notnull()).distinct()
 

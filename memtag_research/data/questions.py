@@ -80,18 +80,27 @@ def _is_one_of(source, values): return f"trim({_sql_name(source)}) IN ({_sql_lis
 def _listed(values, most=6): return ", ".join(values[:most]) + (", …" if len(values) > most else "")
 
 # %% ../../nbs/data/06ab_questions.ipynb #4ee4f0e9
-_TOTAL = r"(?i)^(合\s*计|总\s*计|小\s*计|本页小计|本页合计|累计|(grand |sub-?)?totals?)\s*[:：]?$|^(共|总共|合计)\s*[\d,]+\s*[条笔行单件人名]"
+_TOTAL_WORDS = [f"{word}{mark}" for word in ("合计", "合 计", "合  计", "总计", "总 计", "小计", "小 计", "本页小计", "本页合计", "累计")
+                + tuple(f(w) for w in ("total", "totals", "grand total", "subtotal", "sub-total", "sub total")
+                        for f in (str, str.upper, str.title, str.capitalize))
+                for mark in ("", ":", "：")]
+_TOTAL_SOMEWHERE = r"(?i)合\s*计|总\s*计|小\s*计|累计|total|共\s*\d"
+_TOTAL_COUNT = r"^(共|总共|合计)\s*[\d,]+\s*[条笔行单件人名]"
+
+def _adds_up(text): return text.isin(_TOTAL_WORDS) | (text.left(1).isin(["共", "总", "合"]) & text.re_search(_TOTAL_COUNT))
 
 def ask_totals(case: Case) -> Findings:
     "Rows that add others up, by the column that says so."
     names = [c for c, p in case.found.items() if p.typed == "string" and p.filled]
-    texts = {c: case.raw[c].strip() for c in names}
     if not names: return Findings()
-    hits = case.raw.aggregate(**{f"c{i}": texts[c].re_search(_TOTAL).sum() for i, c in enumerate(names)}).execute().iloc[0]
+    rows = case.raw.filter(ibis.literal("\x01").join([case.raw[c].fill_null("")
+                                                      for c in names]).re_search(_TOTAL_SOMEWHERE))   # one quick look
+    texts = {c: rows[c].strip() for c in names}
+    hits = rows.aggregate(**{f"c{i}": _adds_up(texts[c]).sum().fill_null(0) for i, c in enumerate(names)}).execute().iloc[0]
     made, seen = Findings(), set()
     for i, name in enumerate(names):
         if not hits[f"c{i}"] or hits[f"c{i}"] > .5 * case.found[name].rows: continue
-        said = case.raw.filter(texts[name].re_search(_TOTAL)).select(v=texts[name]).distinct().v.execute().tolist()
+        said = rows.filter(_adds_up(texts[name])).select(v=texts[name]).distinct().v.execute().tolist()
         counted = sorted(v for v in said if any(c.isdigit() for c in v))
         words = sorted(set(said) - set(counted))
         where = " OR ".join(([_is_one_of(name, words)] if words else []) + [f"trim({_sql_name(name)}) LIKE '{v}%'"
@@ -130,9 +139,12 @@ def is_contact(profile: Profile) -> bool:
     "Its values are phones or addresses."
     return profile.share("phone") + profile.share("email") >= .6
 
-def nobody_in(profile: Profile) -> list:
-    "What a column of members says of those who are none."
-    return _codes_in(profile, aliases()["nobody"])
+def nobody_in(raw: ibis.Table, source: str) -> dict:  # word → rows
+    "What a column of members says of those who are none; looked for in every row."
+    words = {w for word in aliases()["nobody"] for w in (word, word.lower(), word.upper(), word.capitalize(), word.title())}
+    text = raw[source].cast("string").strip()
+    found = raw.select(v=text).filter(lambda t: t.v.isin(sorted(words))).group_by("v").agg(n=lambda t: t.count()).order_by("v").execute()
+    return dict(zip(found.v, found.n.astype(int)))
 
 def ask_member(case: Case) -> Findings:
     "The id of a member, and who is none."
@@ -142,14 +154,14 @@ def ask_member(case: Case) -> Findings:
         return Findings({"member_id": {"value": None}}, [],
                         [case.ask("member_id", "draft_ask_no_member", "empty", next(iter(case.found.values())).rows)])
     how, drop, questions, source = {"from": profile.name}, [], [], profile.name
-    if case.table == "members" and (nobody := nobody_in(profile)):
-        drop = [{"reason": "nobody", "where": _is_one_of(source, nobody)}]
-        questions.append(case.ask("member_id", "draft_ask_nobody_listed", "drop", sum(profile.counts[v] for v in nobody), source=source,
-                                  values=_listed(nobody)))
-    elif nobody := nobody_in(profile):
-        how["empty"] = nobody
-        questions.append(case.ask("member_id", "draft_ask_nobody", "empty", sum(profile.counts[v] for v in nobody), source=source,
-                                  values=_listed(nobody)))
+    if case.table == "members" and (nobody := nobody_in(case.raw, source)):
+        drop = [{"reason": "nobody", "where": _is_one_of(source, list(nobody))}]
+        questions.append(case.ask("member_id", "draft_ask_nobody_listed", "drop", sum(nobody.values()), source=source,
+                                  values=_listed(list(nobody))))
+    elif nobody := nobody_in(case.raw, source):
+        how["empty"] = list(nobody)
+        questions.append(case.ask("member_id", "draft_ask_nobody", "empty", sum(nobody.values()), source=source,
+                                  values=_listed(list(nobody))))
     if is_contact(profile):
         how["keyed"] = True
         questions.append(case.ask("member_id", "draft_ask_keyed", "keyed", profile.filled, source=source))
