@@ -38,9 +38,15 @@ def _trim(text: str, blanks: str) -> str: ...
 @ibis.udf.scalar.builtin(name="strlen")
 def _bytes(text: str) -> int: ...
 
+_TIGHT = r"^[^\s\pZ\pC](?:.*[^\s\pZ\pC])?$"   # no blank at either end: one look is a third of the price of a trim
+
 def _stripped(value):
     "Text without blanks at its ends; null when nothing is left."
-    return _trim(value, _BLANKS).nullif("")
+    return ibis.ifelse(value.re_search(_TIGHT), value, _trim(value, _BLANKS).nullif(""))
+
+def _let(value, then):
+    "An expression over a value that is worked out once, however often the expression has it."
+    return ibis.array([value]).map(then)[0]
 
 def _half(text):
     "Full-width characters as plain ones; ASCII is not looked at twice."
@@ -52,16 +58,23 @@ def _tidied(text):
     bare = _half(text).re_replace(r'^="?(.*?)"?$', r"\1").re_replace(r"^'+", "")
     return _stripped(bare.re_replace(r"^(\d+)\.0+$", r"\1"))
 
+_PLAIN_ID = r"^[0-9A-Za-z_/#:-]+$"   # nothing to strip, nothing lost: nearly every id, and all that it is asked
+
 def _as_id(value, column):
     "(id, label of what was stripped); null where it was rounded, or masked in a column of people."
-    text = _stripped(value)
-    odd = text.startswith("=") | text.startswith("'") | text.contains(".0") | (_bytes(text) != text.length())
-    clean = ibis.ifelse(odd, _tidied(text), text)
+    plain = value.re_search(_PLAIN_ID)
+    odd = _let(_stripped(ibis.ifelse(plain, None, value)), lambda text: _let(_tidied(text), lambda clean: _odd_id(text, clean, column)))
+    odd = ibis.ifelse(plain, None, odd)
+    tabs = ibis.ifelse(value.contains("\t"), "tabs stripped", None)
+    return ibis.ifelse(plain, value, odd["id"]), ibis.ifelse(plain, None, ibis.coalesce(tabs, odd["label"]))
+
+def _odd_id(text, clean, column):
+    "What became of an id that is not plain."
     lost = clean.re_search(r"^\d(\.\d+)?[eE]\+\d{2,}$") | ibis.literal(column.privacy != "public") & clean.contains("**")
-    labels = ibis.cases((text.startswith("="), '="…" stripped'), (text.startswith("'"), "leading ' stripped"),
-                        (clean != _half(text), "'.0' stripped"), else_="full-width characters made plain")
-    label = ibis.cases((value.contains("\t"), "tabs stripped"), (odd & (clean != text), labels), else_=None)
-    return ibis.ifelse(lost, None, clean), label
+    same = clean.isnull() | (clean == text)
+    label = ibis.cases((same, None), (text.startswith("="), '="…" stripped'), (text.startswith("'"), "leading ' stripped"),
+                       (clean != _half(text), "'.0' stripped"), else_="full-width characters made plain")
+    return ibis.struct({"id": ibis.ifelse(lost, None, clean), "label": label})
 
 def _whole_text(value):
     "Numbers that were ids: 17850.0 is 17850; from 1e15 on they are rounded, so null."
@@ -99,7 +112,8 @@ def read_secret(
         write_file(path, secrets.token_bytes(32))
     secret = path.read_bytes()
     if len(secret) == 32: return secret
-    raise MemtagError(f"{path} is damaged: it must hold 32 bytes. Bring it back from a backup; with another secret every member gets a new id.")
+    raise MemtagError(f"{path} is damaged: it must hold 32 bytes. Bring it back from a backup: with another secret every member gets "
+                      "a new id.")
 
 # %% ../../nbs/data/05a_values.ipynb #f37aab3f
 @ibis.udf.scalar.builtin(name="memtag_key")
@@ -154,21 +168,23 @@ def _number(value, spec):
     "(exact number, whether it was written otherwise)"
     exact, decimal = dt.Decimal(18, 6), spec.get("decimal", ".")
     if not value.type().is_string(): return value.try_cast(exact), None
-    text = _stripped(value)
-    plain = ibis.ifelse(text.contains("."), None, text) if decimal == "," else text
-    plain = plain.try_cast(exact)
-    number = ibis.coalesce(plain, ibis.ifelse(plain.isnull(), _written(text, decimal), None).try_cast(exact))
-    return number, ibis.ifelse(plain.isnull() & number.notnull(), "written with signs or groups", None)
+    plain = (ibis.ifelse(value.contains("."), None, value) if decimal == "," else value).try_cast(exact)   # blanks around it are no matter
+    other = _let(_stripped(ibis.ifelse(plain.isnull(), value, None)), lambda text: _written(text, decimal).try_cast(exact))
+    other = ibis.ifelse(plain.isnull(), other, None)
+    return ibis.coalesce(plain, other), ibis.ifelse(other.notnull(), "written with signs or groups", None)
 
 def _as_money(value, spec):
     "(cents, label); half a cent rounds away from zero."
     number, label = _number(value, spec)
-    return (number * (100 if spec.get("unit", "major") == "major" else 1)).round(0).try_cast("int64") * int(spec.get("sign", 1)), label
+    cents = number * (100 if spec.get("unit", "major") == "major" else 1)
+    return cents.round(0).try_cast("int64") * int(spec.get("sign", 1)), label
 
 def _as_number(value, kind, spec):
     "(number of a kind, label); a fraction is no whole number."
     number, label = _number(value, spec)
-    if kind.is_floating(): number = ibis.coalesce(value.try_cast(kind), number.cast(kind)) if spec.get("decimal", ".") == "." else number.cast(kind)
+    if kind.is_floating():
+        plain = value.try_cast(kind) if spec.get("decimal", ".") == "." else ibis.null(kind)   # 1e-9 has more digits than cents need
+        number = ibis.coalesce(plain, number.cast(kind))
     elif kind.is_integer(): number = ibis.ifelse(number == number.round(0), number.round(0).try_cast("int64"), None)
     else: number = number.try_cast(kind)
     return (number * int(spec["sign"]) if "sign" in spec else number), label
@@ -194,6 +210,9 @@ def _by_strptime(text, formats):
     clock = read_times(text, formats)
     return ibis.ifelse(clock >= ibis.literal("1000-01-01").cast("timestamp(6)"), clock, None)
 
+# name → first, end, seconds of a unit, 1970-01-01
+_SPANS = {"excel": (61, 2958466, 86400, 25569), "epoch_s": (1e8, 4.2e9, 1, 0), "epoch_ms": (1e11, 4.2e12, 1e-3, 0)}
+
 @ibis.udf.scalar.builtin(name="make_timestamp")
 def _from_micros(micros: int) -> dt.Timestamp(scale=6): ...
 
@@ -203,9 +222,9 @@ def _by_name(value, name):
         text = value if value.type().is_string() else value.try_cast("int64").cast("string")
         return ibis.ifelse(_half(text).re_search(r"^\d{8}$"), _by_strptime(text, ["%Y%m%d"]), None)
     number = value.try_cast("float64")
-    low, high, second, zero = {"excel": (61, 2958466, 86400, 25569), "epoch_s": (1e8, 4.2e9, 1, 0), "epoch_ms": (1e11, 4.2e12, 1e-3, 0)}[name]
-    second = ((number - zero) * second)
-    second = second.round(0) if name == "excel" else second   # an Excel day is a float: its seconds are a rounding away
+    low, high, unit, zero = _SPANS[name]
+    second = (number - zero) * unit
+    if name == "excel": second = second.round(0)   # an Excel day is a float: its seconds are a rounding away
     return ibis.ifelse((number >= low) & (number < high), _from_micros((second * 1e6).round(0).cast("int64")), None)
 
 # %% ../../nbs/data/05a_values.ipynb #13812da0
@@ -285,7 +304,8 @@ def check_how(
         if key in how and how[key] not in allowed:
             raise DefinitionError(f"{where}: {key} must be {' or '.join(map(str, allowed))}, not {how[key]!r}.")
     if not isinstance(how.get("empty", []), list): raise DefinitionError(f"{where}: empty must be a list of texts, such as [散客, '-'].")
-    if not isinstance(how.get("values", {}), dict): raise DefinitionError(f"{where}: values must map codes of the file to codes of the contract.")
+    if not isinstance(how.get("values", {}), dict):
+        raise DefinitionError(f"{where}: values must map codes of the file to codes of the contract.")
     if how.get("keyed") and not is_id(column): raise DefinitionError(f"{where}: keyed is for ids, and {column.name} is none.")
     for name in formats_of(how):
         if not isinstance(name, str) or not ("%" in name or name in NAMED_FORMATS):
@@ -321,5 +341,6 @@ def advice_for(
     if any(re.search(r"[eE]\+\d+$", v) for v in values):
         return "A spreadsheet rounded them to 15 digits: export the column as text, or mend it at the source."
     if any("**" in v for v in values):
-        return "A masked number is many people, so it is nobody's id: map another column, or write `on_error: empty` (sales to non-members)."
+        return ("A masked number is many people, so it is nobody's id: map another column, or write `on_error: empty` "
+                "(sales to non-members).")
     return "Mend the file, or write `on_error: drop` (or `empty`) to drop (or empty) and count them."
