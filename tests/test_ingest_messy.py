@@ -213,7 +213,7 @@ def test_a_comma_is_not_guessed(tmp_path):
 
 def test_parts_of_money_keep_their_names(tmp_path):
     parts = {"list_cents": "吊牌", "discount_cents": "折扣", "coupon_cents": "券", "coupon_funded_by": {"from": "出资", "values": {"平台": "platform"}}, "points_cents": "积分抵"}
-    _, rows, report = orders(tmp_path, ["A,7,2024-03-01 10:00,70,100,10,15,平台,5"], HEADER + ",吊牌,折扣,券,出资,积分抵", columns=parts)
+    _, rows, _ = orders(tmp_path, ["A,7,2024-03-01 10:00,70,100,10,15,平台,5"], HEADER + ",吊牌,折扣,券,出资,积分抵", columns=parts)
     row = rows.iloc[0]
     assert row.list_cents - row.discount_cents - row.coupon_cents - row.points_cents == row.net_cents == 7000 and row.coupon_funded_by == "platform"
 
@@ -295,7 +295,7 @@ def test_true_and_false_duplicates(tmp_path):
 
 
 def test_lines_with_numbers_are_told_apart(tmp_path):
-    report, rows, whole = orders(tmp_path, ["A,7,2024-03-01 10:00,1,1", "A,7,2024-03-01 10:00,1,2"], HEADER + ",行号", columns={"line_id": ["单号", "行号"]})
+    _, rows, whole = orders(tmp_path, ["A,7,2024-03-01 10:00,1,1", "A,7,2024-03-01 10:00,1,2"], HEADER + ",行号", columns={"line_id": ["单号", "行号"]})
     assert len(rows) == 2 and not whole.notes
     with pytest.raises(ContractError, match="must identify one row"):
         orders(tmp_path, ["A,7,2024-03-01 10:00,1,1", "A,7,2024-03-01 10:00,1,1"], HEADER + ",行号", columns={"line_id": ["单号", "行号"]})

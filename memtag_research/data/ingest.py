@@ -96,7 +96,8 @@ def _picked(raw, table, spec, where):
 def _compares(table, spec):
     "Whether equal rows are looked for: where they are to go, and where no key of the file would refuse them."
     key = contract(table).row_key(spec["columns"])
-    return "exact_copies" in spec or not (key and set(key) <= set(spec["columns"])) and "one_row_per" not in spec
+    refused_by_key = key and set(key) <= set(spec["columns"])
+    return "exact_copies" in spec or not (refused_by_key or "one_row_per" in spec)
 
 # %% ../../nbs/data/06_ingest.ipynb #26be19f1
 def _column(table, name, how):
@@ -155,13 +156,15 @@ def _reasoned(staged, table, spec):
     reasons = [staged._reason]
     if "exact_copies" in spec: reasons.append(first(copies(staged), "exact copy"))
     if "_one" in staged.columns:
-        reasons.append(first(ibis.row_number().over(ibis.window(group_by="_one", order_by=["_part", "_row"])) > 0, f"not the first row of its {spec['one_row_per']}"))
+        earlier = ibis.row_number().over(ibis.window(group_by="_one", order_by=["_part", "_row"])) > 0
+        reasons.append(first(earlier, f"not the first row of its {spec['one_row_per']}"))
     for name, how in spec["columns"].items():
         if settings_of(how).get("on_error") == "drop" and f"_bad_{name}" in staged.columns:
             reasons.append(first(staged[f"_bad_{name}"].notnull(), f"unreadable {name}"))
     if "keep" in spec: reasons.append(first(superseded(staged, spec["keep"], contract(table).row_key(staged.columns)), "superseded"))
     return staged.mutate(_reason=ibis.coalesce(*reasons)) if len(reasons) > 1 else staged
 
+# %% ../../nbs/data/06_ingest.ipynb #b90de2f5
 def _cleaned(kept, spec):
     "What was made plain, and what was emptied → rows."
     found, labels = {}, [c for c in kept.columns if c.startswith("_clean_")]
@@ -252,7 +255,8 @@ def _ingest_table(con, table, spec, config, root, folder):
     failures = _nothing_left(table, read, dropped, paths) or list(_unreadable_values(staged, table, spec))
     kept = staged.filter(staged._reason.isnull())
     notes += [] if failures else _copies_kept(kept, table, spec)
-    cleaned, kept = _cleaned(kept, spec), kept.drop(*[c for c in staged.columns if c.startswith(("_bad_", "_clean_")) or c in ("_reason", "_same", "_one")])
+    cleaned = _cleaned(kept, spec)
+    kept = kept.drop(*[c for c in staged.columns if c.startswith(("_bad_", "_clean_")) or c in ("_reason", "_same", "_one")])
     for name, how in spec["columns"].items():
         if share := settings_of(how).get("allocate"):
             failures += unlike_amounts(kept, table, name, share["over"])
@@ -269,8 +273,8 @@ def _copies_kept(kept, table, spec):
     if "_same" not in kept.columns or "exact_copies" in spec: return []
     counts = kept.aggregate(rows=kept.count(), unlike=kept._same.nunique()).execute().iloc[0]
     n = int(counts.rows - counts.unlike)
-    return [f"{n:,} rows of {table} equal another row in every column and were kept: two equal items on a receipt, or rows that were exported "
-            "twice. `exact_copies: drop` takes them out"] if n else []
+    return [f"{n:,} rows of {table} equal another row in every column and were kept: two equal items on a receipt, or rows that were "
+            "exported twice. `exact_copies: drop` takes them out"] if n else []
 
 # %% ../../nbs/data/06_ingest.ipynb #577e2bfd
 def _source_hash(config_text, config, root):
@@ -319,7 +323,8 @@ class IngestReport:
     def _repr_html_(self):
         head = "Nothing changed since the last ingest." if self.unchanged else f"Ingested in {self.seconds:.1f} s."
         rows = "".join(f"<tr><td>{escape(name) if first else ''}</td><td style='text-align:right'>{f'{n:,}' if n or first else ''}</td>"
-                       f"<td style='text-align:left'>{escape(what)}</td></tr>" for name, t in self.tables.items() for first, n, what in _told(t))
+                       f"<td style='text-align:left'>{escape(what)}</td></tr>"
+                       for name, t in self.tables.items() for first, n, what in _told(t))
         days = f"<p>Purchases from {self.log[0]} to {self.log[1]}.</p>" if self.log[0] else ""
         notes = "".join(f"<li>{escape(n)}</li>" for n in self.notes)
         return f"<p>{head}</p><table>{rows}</table>{days}" + (f"<ul>{notes}</ul>" if notes else "")
@@ -339,8 +344,9 @@ def _report_of(manifest, unchanged, seconds):
     return IngestReport(tables, log, unchanged, seconds, tuple(manifest["notes"]))
 
 # %% ../../nbs/data/06_ingest.ipynb #ffb59878
-_NOBODY = ("散客", "游客", "非会员", "无", "匿名", "guest", "unknown", "anonymous", "none", "null", "NULL", "n/a", "N/A", "-", "test", "13800138000", "12345678",
-           "123456789", "1234567890", "12345678900", "12345678901", *(f"1{d}800000000" for d in "35789"), *("0" * n for n in range(1, 20)),
+_NOBODY = ("散客", "游客", "非会员", "无", "匿名", "guest", "unknown", "anonymous", "none", "null", "NULL", "n/a", "N/A", "-", "test",
+           "13800138000", "12345678", "123456789", "1234567890", "12345678900", "12345678901",
+           *(f"1{d}800000000" for d in "35789"), *("0" * n for n in range(1, 20)),
            *(d * n for d in "123456789" for n in range(6, 20)))
 _MANY_ORDERS, _MANY_SHARE = 20, .01   # one id with more orders than both is a till's, not a person's
 
@@ -354,7 +360,8 @@ def _nobody(orders, root, spec):
     odd = by.filter((by.n > limit) | by.member_id.isin(list(known))).order_by([ibis.desc("n"), "member_id"])
     seen = odd.limit(6).execute()
     if seen.empty: return []
-    listed = ", ".join(f"{known.get(i) if len(known.get(i, '')) in (1, 2) else mask(known.get(i, i))} ({int(n):,} orders)" for i, n in zip(seen.member_id[:5], seen.n[:5]))
+    named = lambda i: known[i] if len(known.get(i, "")) in (1, 2) else mask(known.get(i, i))
+    listed = ", ".join(f"{named(i)} ({int(n):,} orders)" for i, n in zip(seen.member_id[:5], seen.n[:5]))
     return [f"{int(odd.count().execute()):,} member ids are probably no members: {listed}{', …' if len(seen) > 5 else ''}. They were kept; "
             "`empty: [...]` under member_id makes them sales to non-members"]
 
@@ -380,6 +387,7 @@ def _build(con, config, root, folder, today):
     notes += expired_notes(config, today, expired, log)
     return {"tables": {n: vars(t) for n, t in tables.items()}, "log": log, "notes": notes, **manifest}
 
+# %% ../../nbs/data/06_ingest.ipynb #24da52c2
 def _fewer(report, reason, n):
     return replace(report, dropped=report.dropped | ({reason: n} if n else {}), rows=report.rows - n)
 
@@ -401,8 +409,8 @@ def _same_secret(secret, root):
     trace, current = sha256(b"memtag ids" + secret).hexdigest()[:16], root / "data" / "current" / "manifest.json"
     before = json.loads(current.read_text(encoding="utf-8")).get("ids", trace) if current.is_file() else trace
     if before == trace: return trace
-    raise MemtagError("data/.ids.secret is not the one that made the ids which are served: every member would get a new one, and tags and models would "
-                      "lose them. Bring the file back from a backup; or remove the folder data/ to start anew.")
+    raise MemtagError("data/.ids.secret is not the one that made the ids which are served: every member would get a new one, and tags "
+                      "and models would lose them. Bring the file back from a backup; or remove the folder data/ to start anew.")
 
 def _lost_references(lines):
     "Return lines whose `original_order_id` is no order number of these data."

@@ -78,6 +78,7 @@ def _cases(spec, columns, where):
     whens = " ".join(f"WHEN {check_sql(c['when'], columns, where)} THEN {quoted_text(c['is'])}" for c in spec["cases"])
     return f"CASE {whens} ELSE {quoted_text(spec['else']) if 'else' in spec else 'NULL'} END"
 
+# %% ../../nbs/data/05e_mapping.ipynb #ce1830da
 def column_sql(
     how,         # a column of the mapping, as written
     columns,     # of the file
@@ -124,7 +125,8 @@ def columns_read(
     return found | ({spec["one_row_per"]} if "one_row_per" in spec else set())
 
 # %% ../../nbs/data/05e_mapping.ipynb #c290c7c6
-_SOURCE_KEYS = ("files", "url", "table", "query", *FILE_KEYS, "columns", "drop", "join", "one_row_per", "exact_copies", "keep", "unpivot")
+_SOURCE_KEYS = ("files", "url", "table", "query", *FILE_KEYS, "columns", "drop", "join", "one_row_per", "exact_copies", "keep",
+                "unpivot")
 _COLUMN_KEYS = ("from", "if_missing", "sql", "value", "cases", "else", "allocate", *VALUE_KEYS)
 
 def check_mapping(
@@ -146,38 +148,47 @@ def check_mapping(
     if not {"order_lines", "members"} & set(config.sources):
         raise DefinitionError("memtag.yaml maps neither order_lines nor members; one of them is needed.")
 
+# %% ../../nbs/data/05e_mapping.ipynb #c67c8d51
 def _check_column(name, how, spec, declared, where):
     "One mapped column: its name, one way to come about, settings that mean something."
     if name not in declared and not (isinstance(how, dict) and "type" in how):
-        raise DefinitionError(f"{where}: the table has no column {name!r}.{did_you_mean(name, declared)} A column of your own needs a `type`.")
+        raise DefinitionError(f"{where}: the table has no column {name!r}.{did_you_mean(name, declared)} "
+                              "A column of your own needs a `type`.")
     if isinstance(how, (str, list)): return
     check_keys(how, _COLUMN_KEYS, where)
-    if sum(way in how for way in ("from", "sql", "value", "cases")) != 1: raise DefinitionError(f"{where} needs exactly one of from, sql, value, cases.")
+    if sum(way in how for way in ("from", "sql", "value", "cases")) != 1:
+        raise DefinitionError(f"{where} needs exactly one of from, sql, value, cases.")
     for case in how.get("cases", ()): check_keys(case, ("when", "is"), f"{where}.cases")
-    if how.get("if_missing", "empty") != "empty": raise DefinitionError(f"{where}: if_missing can only be empty, not {how['if_missing']!r}.")
+    if how.get("if_missing", "empty") != "empty":
+        raise DefinitionError(f"{where}: if_missing can only be empty, not {how['if_missing']!r}.")
     check_how(how, declared.get(name) or Column(name, how.get("type", "string")), where)
     if "allocate" not in how: return
     check_keys(how["allocate"], ("over", "by"), f"{where}.allocate")
     for key in how["allocate"].values():
-        if key not in spec["columns"]: raise DefinitionError(f"{where}.allocate: {key!r} is not mapped.{did_you_mean(key, spec['columns'])}")
-    if "over" not in how["allocate"]: raise DefinitionError(f"{where}.allocate needs `over`, the column whose rows share the amount: order_id.")
+        if key not in spec["columns"]:
+            raise DefinitionError(f"{where}.allocate: {key!r} is not mapped.{did_you_mean(key, spec['columns'])}")
+    if "over" not in how["allocate"]:
+        raise DefinitionError(f"{where}.allocate needs `over`, the column whose rows share the amount: order_id.")
 
 # %% ../../nbs/data/05e_mapping.ipynb #73044c0c
 def _check_rows(spec, key, where):
-    if spec.get("exact_copies", "drop") != "drop": raise DefinitionError(f"{where}: exact_copies can only be drop; without it they are kept, and counted in a note.")
+    if spec.get("exact_copies", "drop") != "drop":
+        raise DefinitionError(f"{where}: exact_copies can only be drop; without it they are kept, and counted in a note.")
     if "keep" in spec:
         keep = spec["keep"]
         check_keys(keep, ("latest", "by"), f"{where}.keep")
         by = names_of(keep.get("by", key))
         if "by" not in keep and (not by or not set(by) <= set(spec["columns"])):
-            raise DefinitionError(f"{where}.keep: {' and '.join(key) or 'a key'} {'is' if len(key) < 2 else 'are'} not mapped, so say `by` which column a "
-                                  "correction replaces its rows, such as by: order_id.")
+            raise DefinitionError(f"{where}.keep: {' and '.join(key) or 'a key'} {'is' if len(key) < 2 else 'are'} not mapped, so say "
+                                  "`by` which column a correction replaces its rows, such as by: order_id.")
         for name in [keep.get("latest"), *by]:
             if name != "file" and name not in spec["columns"]:
-                raise DefinitionError(f"{where}.keep: {name!r} is not mapped.{did_you_mean(str(name), spec['columns'])} `latest` is a mapped column such "
-                                      "as recorded_at, or file (the last that `files` names).")
+                raise DefinitionError(f"{where}.keep: {name!r} is not mapped.{did_you_mean(str(name), spec['columns'])} `latest` is a "
+                                      "mapped column such as recorded_at, or file (the last that `files` names).")
     if "unpivot" in spec:
         check_keys(spec["unpivot"], ("into", "value", "columns"), f"{where}.unpivot")
-        if len(spec["unpivot"]) < 3: raise DefinitionError(f"{where}.unpivot needs into, value and columns: {{into: tender, value: cents, columns: {{微信: wechat, 现金: cash}}}}.")
+        if len(spec["unpivot"]) < 3:
+            raise DefinitionError(f"{where}.unpivot needs into, value and columns, such as {{into: tender, value: cents, "
+                                  "columns: {微信: wechat}}.")
 
 def names_of(given) -> list: "A name, or a list of names, as a list."; return [given] if isinstance(given, str) else list(given)

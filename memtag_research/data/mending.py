@@ -30,8 +30,10 @@ def unpivoted(
                       for i, (c, code) in enumerate(given.items(), 1))
     view = ibis.util.gen_name("raw")
     rest = ", ".join(quoted(c, raw.columns, where) for c in raw.columns if c not in given and c != "_row")
-    return raw.alias(view).sql(f"""SELECT {rest}, cell.name AS "{into}", cell.value AS "{value}", (_row - 1) * {len(given)} + cell.place AS _row
-        FROM (SELECT *, unnest([{cells}]) AS cell FROM {view}) WHERE trim(cell.value) <> '' AND TRY_CAST(cell.value AS DOUBLE) IS DISTINCT FROM 0""")
+    return raw.alias(view).sql(f"""
+        SELECT {rest}, cell.name AS "{into}", cell.value AS "{value}", (_row - 1) * {len(given)} + cell.place AS _row
+        FROM (SELECT *, unnest([{cells}]) AS cell FROM {view})
+        WHERE trim(cell.value) <> '' AND TRY_CAST(cell.value AS DOUBLE) IS DISTINCT FROM 0""")
 
 # %% ../../nbs/data/05f_mending.ipynb #cda62c7f
 def fingerprint_sql(
@@ -76,10 +78,12 @@ def allocated(
     group = f'PARTITION BY "{over}"'
     return table.alias(view).sql(f"""
         WITH given AS (SELECT *, {weight} AS _weight, max("{column}") OVER ({group}) AS _whole FROM {view}),
-        weighed AS (SELECT *, CASE WHEN sum(_weight) OVER ({group}) = 0 THEN 1 ELSE _weight END::HUGEINT AS _w, abs(_whole)::HUGEINT AS _a FROM given),
+        weighed AS (SELECT *, CASE WHEN sum(_weight) OVER ({group}) = 0 THEN 1 ELSE _weight END::HUGEINT AS _w, abs(_whole)::HUGEINT AS _a
+                    FROM given),
         summed AS (SELECT *, sum(_w) OVER ({group})::HUGEINT AS _of FROM weighed),
         floors AS (SELECT *, _a * _w // _of AS _floor, _a * _w % _of AS _rest FROM summed),
-        ranked AS (SELECT *, row_number() OVER ({group} ORDER BY _rest DESC, _part, _row) AS _rank, _a - sum(_floor) OVER ({group}) AS _left FROM floors)
+        ranked AS (SELECT *, row_number() OVER ({group} ORDER BY _rest DESC, _part, _row) AS _rank, _a - sum(_floor) OVER ({group}) AS _left
+                   FROM floors)
         SELECT {names}, (sign(_whole) * (_floor + CASE WHEN _rank <= _left THEN 1 ELSE 0 END))::BIGINT AS "{column}" FROM ranked""")
 
 def unlike_amounts(
@@ -92,5 +96,5 @@ def unlike_amounts(
     bad = groups.filter(groups.amounts > 1)
     if n := int(bad.count().execute()):
         first = tuple(bad.limit(3).execute()[over].tolist())
-        yield Failure(name, column, f"must be the same on every row of one {over} to be spread over them, and differs in {n:,} of them", 0, first,
-                      "If it is each row's own amount, take `allocate` out.")
+        rule = f"must be the same on every row of one {over} to be spread over them, and differs in {n:,} of them"
+        yield Failure(name, column, rule, 0, first, "If it is each row's own amount, take `allocate` out.")
