@@ -243,6 +243,24 @@ def shop(tmp_path):
     return root
 
 
+def test_a_member_whose_phone_became_a_key_is_found_by_the_phone(shop):
+    "The phone itself stands nowhere in the tables, but it is what people know of themselves."
+    root, text = shop, (shop / "memtag.yaml").read_text()
+    (root.parent / "sources/lines.csv").write_text(LINES.replace(",304,2024", ",138 0013-8000,2024").replace(",305,2024", ",13900139000,2024"))
+    keyed = text.replace("member_id: customer, ts", "member_id: {from: customer, keyed: true}, ts").replace("member_id: customer, joined_at", "member_id: {from: phone, keyed: true}, joined_at").replace(", phone: {from: phone, type: string}", "")
+    (root / "memtag.yaml").write_text(keyed)
+    ingest(root)
+    (root / "note.txt").write_text("call +86 13800138000")
+    ids = open_workspace(root).table("order_lines").member_id.execute()
+    assert {len(i) for i in ids} == {32} and ids.nunique() == 2
+    assert privacy.held_ids(root, ["13800138000", "+86 138-0013-8000", ids[0]]) == [ids[0]] * 3
+    done = forget(root, "13800138000")
+    assert done.people == 1 and "13800138000" not in (root / "note.txt").read_text() and found(root, [ids[0]]) == []
+    with pytest.raises(ParameterError, match=r"such as 138\*\*\*\*8001"): forget(root, "13800138001")
+    ingest(root, force=True)
+    assert ids[0] not in set(open_workspace(root).table("order_lines").member_id.execute())
+
+
 def test_ingest_does_not_bring_a_forgotten_member_back(shop):
     (shop / "notes.txt").write_text("Call 王小明 at 13800138000 about receipt 304.")
     (shop / "list.csv").write_text("customer,n\n304,304\n305,1\n")

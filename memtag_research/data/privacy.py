@@ -9,7 +9,7 @@ not bring the member back. It is 去标识化, not 匿名化: what is left are s
 
 # %% auto #0
 __all__ = ['MEMBER_COLUMNS', 'writing_tags', 'KeyMap', 'under_pseudonym', 'suppression_hash', 'hide_forgotten', 'Forgotten',
-           'check_members', 'exported_files', 'forget']
+           'held_ids', 'check_members', 'exported_files', 'forget']
 
 # %% ../../nbs/data/05b_privacy.ipynb #962952d6
 import csv
@@ -44,6 +44,7 @@ from ..core import MemtagError, NotComputable, ParameterError, mask
 from .contracts import contracts
 from .engine import as_table, connect
 from .sources import find_files
+from .values import key_of, read_secret
 from .workspace import drop_versions, read_config, write_file, write_version, writing
 
 # %% ../../nbs/data/05b_privacy.ipynb #b10fd56a
@@ -458,26 +459,37 @@ def _others(con, folder, ids):
     return sorted(t for t in found if t and t.strip() and len(t) > 1)
 
 # %% ../../nbs/data/05b_privacy.ipynb #c5e24d41
+def held_ids(
+    root: str | Path,  # workspace folder
+    member_ids,        # ids as text: as the tables have them or, where the mapping says `keyed`, as the sources wrote them
+) -> list:             # ids as the tables have them
+    "Ids by which members are held: a phone that became a key is found by its key."
+    ids, folder = list(member_ids), (Path(root) / "data" / "current").resolve()
+    if not (Path(root) / "data" / ".ids.secret").is_file(): return ids
+    known, secret = _in_tables(connect(), folder, ids) | _with_key(root, ids), read_secret(root)
+    return [i if i in known else key_of(i, secret) for i in ids]
+
 def check_members(
     root: str | Path,  # workspace folder
-    member_ids,        # ids as text
+    member_ids,        # ids as `held_ids` takes them
 ):
     "Refuse ids that neither a table nor the key map knows."
     ids, folder = list(member_ids), (Path(root) / "data" / "current").resolve()
-    if not (missing := sorted(set(ids) - _in_tables(connect(), folder, ids) - _with_key(root, ids))): return
+    held = held_ids(root, ids)
+    known = _in_tables(connect(), folder, held) | _with_key(root, held)
+    if not (missing := sorted({i for i, h in zip(ids, held) if h not in known})): return
     raise ParameterError(f"{len(missing):,} of the members {'is' if len(missing) == 1 else 'are'} not in this workspace, such as "
                          f"{', '.join(map(mask, missing[:3]))}. Nothing was changed.")
 
 # %% ../../nbs/data/05b_privacy.ipynb #ed1ebe53
-def _plan(con, root, data, ids):
-    "Write down who is to be forgotten and what names them."
+def _plan(con, root, data, ids, written):
+    "Write down who is to be forgotten and what names them: their ids, and how these were written."
     folder = (data / "current").resolve()
-    check_members(root, ids)
     people = sorted(_same_person(con, folder, ids))
     pairs = KeyMap(root).read()
     keys = pairs["member_key"].filter(pc.is_in(pairs["member_id"], pa.array(people, pa.string()))).to_pylist()
     plan = {"event": secrets.token_hex(8), "at": datetime.now(timezone.utc).isoformat(timespec="seconds"), "keys": keys,
-            "people": {i: _pseudonym() for i in people}, "others": _others(con, folder, people)}
+            "people": {i: _pseudonym() for i in people}, "others": sorted({*_others(con, folder, people), *written} - set(people))}
     write_file(data / ".forgetting.json", json.dumps(plan).encode())
     return plan
 
@@ -570,11 +582,13 @@ def forget(
     root, ids = Path(root).resolve(), [member_ids] if isinstance(member_ids, str) else [str(i) for i in member_ids]
     config, con = read_config(root), connect()
     if not (root / "data" / "current").exists(): raise NotComputable(f"{root} has no data yet.")
+    check_members(root, ids)
+    written, ids = ids, held_ids(root, ids)
     with writing(root) as data, writing_tags(root) as tags:
         journal, places, people, sources = data / ".forgetting.json", [], 0, set()
         try:
             while journal.is_file() or ids:
-                plan = json.loads(journal.read_text(encoding="utf-8")) if journal.is_file() else _plan(con, root, data, ids)
+                plan = json.loads(journal.read_text(encoding="utf-8")) if journal.is_file() else _plan(con, root, data, ids, written)
                 places += _carry_out(con, root, config, data, tags, plan)
                 _tombstone(data, plan, places)
                 people, ids = people + len(plan["people"]), [i for i in ids if i not in plan["people"]]

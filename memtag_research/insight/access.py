@@ -28,7 +28,7 @@ import yaml
 
 from ..core import MemtagError, ParameterError, mask
 from ..data.contracts import contracts
-from ..data.privacy import MEMBER_COLUMNS, KeyMap, check_members
+from ..data.privacy import MEMBER_COLUMNS, KeyMap, check_members, held_ids
 from ..data.retention import first_days
 from ..data.workspace import GRAINS, Workspace
 from .catalogue import workspace_catalogue
@@ -70,7 +70,7 @@ def cards_of(
 ) -> list:  # ids, hers first
     "The cards of the person who has this one; an unknown id is refused."
     check_members(ws.root, [member_id])
-    found = [member_id]
+    found = held_ids(ws.root, [member_id])
     if not ws.has("member_merges"): return found
     merges = ws.table("member_merges").select("from_id", "to_id")
     while True:
