@@ -37,7 +37,7 @@ setup(
     python_requires=">=" + s["min_python"],
     packages=find_packages(include=["memtag_research", "memtag_research.*"]) + list(mapped),
     package_dir=mapped,
-    package_data={"": ["*.yaml", "mappings/*.yaml", "*.html", "*.css", "*.ipynb", "*.parquet", "*.md"]},
+    package_data={"": ["*.yaml", "mappings/*.yaml", "*.html", "*.css", "*.ipynb", "*.parquet", "*.md", "own_files/*/*"]},
     install_requires=lines("requirements"),
     extras_require=extras,
     entry_points={"console_scripts": lines("console_scripts")},

@@ -27,7 +27,7 @@ def run(*command, cwd: Path, **kwargs) -> str:
 def wheel(tmp_path_factory) -> Path:
     "The wheel, built from a copy of the tracked and new files."
     copy, dist = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
-    listed = run("git", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines()
+    listed = run("git", "-c", "core.quotepath=off", "ls-files", "--cached", "--others", "--exclude-standard", cwd=ROOT).splitlines()
     for name in (n for n in listed if os.path.lexists(ROOT / n)):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, copy / name, follow_symlinks=False)
@@ -64,7 +64,9 @@ def test_wheel_carries_reports_glossary_data_and_template_and_no_tests(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     reports = {f"memtag_research/reports/notebooks/{p.name}" for p in (ROOT / "nbs/reports").glob("*.ipynb")}
     assert "memtag_research/reports/notebooks/segment.ipynb" in reports
-    data = {f"memtag_research/data/shipped/{p.name}" for p in (ROOT / "data/shipped").iterdir()}
+    shipped = ROOT / "data/shipped"
+    data = {f"memtag_research/data/shipped/{p.relative_to(shipped).as_posix()}" for p in shipped.rglob("*") if p.is_file()}
+    assert "memtag_research/data/shipped/own_files/zh/会员.xlsx" in data
     files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "memtag_research").rglob("*")
              if p.is_file() and "__pycache__" not in p.parts}  # fmt: skip
     assert {"memtag_research/glossary.yaml", "memtag_research/reports/page.html"} <= files
