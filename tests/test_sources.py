@@ -344,7 +344,7 @@ def test_whatever_is_written_is_read(tmp_path_factory, rows, end, encoding, deli
     csv.writer(out, delimiter=delimiter, lineterminator=end, quoting=csv.QUOTE_ALL).writerows([["a", "b", "c"], *rows])
     path.write_bytes(out.getvalue().encode(encoding))
     found = read(path, encoding=encoding, delimiter=delimiter)[1:]
-    while rows and not "".join(rows[-1]).strip(" \t\r\n\u3000\xa0"):
+    while rows and not "".join(rows[-1]).strip(" \t\u3000\xa0"):
         rows = rows[:-1]   # empty lines at the end are no rows
     plain = [[v.replace("\r\n", "\n").replace("\r", "\n") if v else None for v in row] for row in rows]
     seen = [[v.replace("\r\n", "\n").replace("\r", "\n") if v else None for v in row] for row in found]
