@@ -181,3 +181,11 @@ def test_cards_are_found_along_a_chain(tmp_path):
     duckdb.sql(f"COPY (SELECT {', '.join(n if n in frame else f'NULL::TIMESTAMP AS {n}' for n in kinds)} FROM frame) TO '{path}' (FORMAT parquet)")
     assert set(cards_of(open_workspace(ws.root), c)) == set(cards_of(open_workspace(ws.root), a)) == {a, b, c}
     assert cards_of(open_workspace(ws.root), d) == [d]
+
+
+def test_household_counts_others_only(asked):
+    ws, who, cards, file = asked
+    members = ws.table("members").execute()
+    mine = members[members.member_id.isin(cards)].household_id.dropna()
+    others = lambda house: int(((members.household_id == house) & ~members.member_id.isin(cards)).sum())
+    assert file.content["household"] == (None if mine.empty else {"id": mine.iloc[0], "other_members": others(mine.iloc[0])})
