@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -109,6 +110,18 @@ def test_what_is_open_is_refused_and_named(tmp_path):
     with pytest.raises(DefinitionError, match=r"order_lines.ts.*February or in March.*%d/%m/%Y.*accept\(orders="): made.accept()
     assert not (tmp_path / "my/memtag.yaml").exists()
     assert "# OPEN: date" in write_draft(made).read_text("utf-8")
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_shipped_files_of_a_shop(tmp_path, lang):
+    "Till, workbook of members and market place, dropped in one folder; the market place is named, with what to do."
+    folder = Path(__file__).resolve().parents[1] / "data/shipped/own_files" / lang
+    made = draft(tmp_path / "my", folder)
+    assert {d.table for d in made.tables} == {"order_lines", "members"} and made.open_questions == []
+    assert [q.key for q in made.questions].count("draft_ask_second") == 1
+    ingest(made.accept())
+    ws = open_workspace(tmp_path / "my")
+    assert set(lines_of(ws).member_id.dropna()) <= set(ws.table("members").execute().member_id)
 
 
 def test_a_mapping_is_never_written_over(tmp_path):

@@ -80,10 +80,10 @@ def _is_one_of(source, values): return f"trim({_sql_name(source)}) IN ({_sql_lis
 def _listed(values, most=6): return ", ".join(values[:most]) + (", …" if len(values) > most else "")
 
 # %% ../../nbs/data/06ab_questions.ipynb #4ee4f0e9
-_TOTAL_WORDS = [f"{word}{mark}" for word in ("合计", "合 计", "合  计", "总计", "总 计", "小计", "小 计", "本页小计", "本页合计", "累计")
-                + tuple(f(w) for w in ("total", "totals", "grand total", "subtotal", "sub-total", "sub total")
-                        for f in (str, str.upper, str.title, str.capitalize))
-                for mark in ("", ":", "：")]
+_ENGLISH = ("total", "totals", "grand total", "subtotal", "sub-total", "sub total")
+_TOTAL_WORDS = [f"{word}{mark}" for mark in ("", ":", "：") for word in (
+    "合计", "合 计", "合  计", "总计", "总 计", "小计", "小 计", "本页小计", "本页合计", "累计",
+    *(written(w) for w in _ENGLISH for written in (str, str.upper, str.title, str.capitalize)))]
 _TOTAL_SOMEWHERE = r"(?i)合\s*计|总\s*计|小\s*计|累计|total|共\s*\d"
 _TOTAL_COUNT = r"^(共|总共|合计)\s*[\d,]+\s*[条笔行单件人名]"
 
