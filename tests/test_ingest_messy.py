@@ -227,6 +227,14 @@ def test_an_amount_of_the_whole_order_is_spread_over_its_lines(tmp_path):
     assert rows.sort_values("line_id").net_cents.tolist() == [333, 333, 334, 0, 4, 3, 3]
 
 
+def test_cents_left_over_go_to_the_largest_remainders(tmp_path):
+    "1.00 by 1 to 2 to 4: 14.28…, 28.57…, 57.14…; the cent that is left goes to the second line. A refund likewise."
+    lines = [f"{order},7,2024-03-01 10:00,{paid},{w}" for order, paid in (("A", "1.00"), ("R", "-1.00")) for w in (1, 2, 4)]
+    more = {"list_cents": "原价", "net_cents": {"from": "实付", "allocate": {"over": "order_id", "by": "list_cents"}}}
+    _, rows, _ = orders(tmp_path, lines, HEADER + ",原价", columns=more)
+    assert rows.sort_values("line_id").net_cents.tolist() == [14, 29, 57, -14, -29, -57]
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(-10**7, 10**7), st.lists(st.integers(0, 10**6), min_size=1, max_size=6)), min_size=1, max_size=6))
 def test_lines_add_up_to_the_paid_order_to_the_cent(tmp_path_factory, drawn):
