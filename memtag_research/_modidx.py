@@ -368,6 +368,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'memtag_research/data/draft.py'),
                                             'memtag_research.data.draft._told_apart': ( 'data/draft.html#_told_apart',
                                                                                         'memtag_research/data/draft.py'),
+                                            'memtag_research.data.draft._unpaid_with_drift': ( 'data/draft.html#_unpaid_with_drift',
+                                                                                               'memtag_research/data/draft.py'),
                                             'memtag_research.data.draft._wanted': ( 'data/draft.html#_wanted',
                                                                                     'memtag_research/data/draft.py'),
                                             'memtag_research.data.draft._with': ('data/draft.html#_with', 'memtag_research/data/draft.py'),
