@@ -145,6 +145,14 @@ def test_answers_change_the_guess(tmp_path):
     with pytest.raises(ParameterError, match="no file of payments"): made.accept(payments={"cents": "x"})
 
 
+def test_months_without_a_status(tmp_path):
+    (tmp_path / "o_1.csv").write_text("小票号,会员号,付款时间,实付金额\n1,a,2024-01-05,1.00\n", "utf-8")
+    (tmp_path / "o_2.csv").write_text("小票号,会员号,付款时间,实付金额,订单状态\n2,b,2024-02-05,2.00,已完成\n3,b,2024-02-06,4.00,待付款\n", "utf-8")
+    root = draft(tmp_path / "my", str(tmp_path / "o_*.csv")).accept()
+    assert ingest(root).tables["order_lines"].dropped == {"unreadable status": 1}
+    assert lines_of(open_workspace(root)).net_cents.sum() == 300
+
+
 def test_months_that_several_programs_saved(tmp_path):
     for month, encoding in ((1, "gb18030"), (2, "utf-8")):
         (tmp_path / f"o_{month}.csv").write_text(f"小票号,会员号,付款时间,实付金额\n{month},张,2024-0{month}-05,1.00\n", encoding)

@@ -25,7 +25,7 @@ import yaml
 from ..core import DefinitionError, MemtagError, ParameterError, did_you_mean
 from .contracts import contract
 from .engine import connect
-from .guess import Guess, candidates, guess_columns, guess_tables, is_personal, profiles
+from .guess import Guess, aliases, candidates, guess_columns, guess_tables, is_personal, plain_name, profiles
 from .questions import PRIVATE, Case, Findings, Question, examine, is_contact, nobody_in
 from .sniff import BOOKS, TEXTS, sniff
 from .sources import read_source
@@ -165,10 +165,20 @@ class TableDraft:
     def spec(self) -> dict:
         "The source as the mapping has it."
         columns = {c: _with_drift(c, how, self) for c, how in self.findings.columns.items()}
-        drop = {"drop": self.findings.drop} if self.findings.drop else {}
-        return {"files": list(self.family.files), **self.family.options, "columns": columns, **drop}
+        columns, drop = _unpaid_with_drift(self, columns, self.findings.drop)
+        return {"files": list(self.family.files), **self.family.options, "columns": columns, **({"drop": drop} if drop else {})}
 
 # %% ../../nbs/data/06b_draft.ipynb #9c7a9033
+def _unpaid_with_drift(drafted, columns, drop):
+    "A rule cannot ask for a status that some months do not have: there, statuses that are paid are listed, and the others dropped."
+    source, where = drafted.sources.get("status"), drafted.family.where
+    unpaid = [rule for rule in drop if rule["reason"] == "never paid"]
+    if not unpaid or where[source] == set().union(*where.values()): return columns, drop
+    never = {plain_name(w) for w in aliases()["unpaid"]}
+    paid = {v: v for v in drafted.found[source].counts if plain_name(v) not in never}
+    status = {"from": source, "if_missing": "empty", "values": paid, "on_error": "drop"}
+    return columns | {"status": status}, [rule for rule in drop if rule not in unpaid]
+
 def _with_drift(column, how, drafted):
     "A column that not every file has: its other names, or empty."
     source = how if isinstance(how, str) else how.get("from") if isinstance(how, dict) else None
@@ -443,8 +453,8 @@ def _yaml(drafted):
         guess = drafted.guesses.get(column)
         sure = f"    # {guess.confidence:.0%}" if guess and column not in drafted.settled else ""
         yield f"      {column}: {_scalar(how)}{sure}"
-    if drafted.findings.drop: yield "    drop:"
-    for rule in drafted.findings.drop: yield f"      - {_scalar(rule)}"
+    if "drop" in spec: yield "    drop:"
+    for rule in spec.get("drop", []): yield f"      - {_scalar(rule)}"
     for key, names in (("not mapped", drafted.unmapped), ("personal, left out", drafted.personal)):
         if names: yield f"    # {key}: {', '.join(names)}"
     yield ""
