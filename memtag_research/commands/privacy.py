@@ -18,7 +18,8 @@ from ..core import ParameterError
 
 # %% ../../nbs/commands/08_privacy.ipynb #aa867b0a
 def _today_option(command):
-    return click.option("--today", metavar="DATE", default=lambda: str(date.today()), help="Date from which ages are counted; today.")(command)
+    return click.option("--today", metavar="DATE", default=lambda: str(date.today()),
+                        help="Date from which ages are counted; today.")(command)
 
 def _out_option(endings):
     return click.option("--out", metavar="FILE", required=True, help=f"File to write ({endings}); its owner alone can read it.")

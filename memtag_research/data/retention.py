@@ -85,7 +85,8 @@ def _balances(ledger, stays, first, config):
     clock = datetime.combine(first, time()) + timedelta(minutes=config.day_start_minutes)
     moment = clock.replace(tzinfo=ZoneInfo(config.zone)).astimezone(timezone.utc).replace(tzinfo=None)
     made = {"entry_id": ibis.literal(_CARRIED) + sums["last"], "kind": ibis.literal("adjust"), "local_date": ibis.literal(first),
-            "reason": ibis.literal("balance of older entries"), "ts": ibis.literal(moment), "member_id": sums.member_id, "points": sums.points}
+            "reason": ibis.literal("balance of older entries"), "ts": ibis.literal(moment),
+            "member_id": sums.member_id, "points": sums.points}
     return sums.select(**{c: made[c].cast(t) if c in made else ibis.null(t) for c, t in ledger.schema().items()})
 
 def _young(table, name, first, config):
@@ -176,8 +177,10 @@ class Purged:
         rows += [f"  {len(some):>12,} {what}: {', '.join(map(str, some[:3]))}{', …' if len(some) > 3 else ''}"
                  for what, some in (("snapshots of tags", self.snapshots), ("files of members", self.files)) if some]
         rows += [f"  {self.keys:>12,} surrogate keys"] * bool(self.keys)
-        head = f"On {self.today}, what is older than retention_days {go}:" if rows else f"On {self.today} nothing is older than retention_days."
-        stay = [f"The snapshot of {d} stays: a younger one carries tags over from it. Compute that anew with --force." for d in self.carried]
+        head = f"On {self.today}, what is older than retention_days {go}:" if rows else \
+            f"On {self.today} nothing is older than retention_days."
+        stay = [f"The snapshot of {d} stays: a younger one carries tags over from it. Compute that anew with --force."
+                for d in self.carried]
         sent = ["Exported files lie outside the workspace; delete those whose time is over:", *(f"  {e}" for e in self.exported)]
         return "\n".join([head, *rows, *stay, *(sent if self.exported else [])])
 
@@ -404,5 +407,6 @@ def _preview(con, root, config, today, first):
     tables = {n: _changed(n, *pair) for n, pair in _kept(con, (root / "data" / "current").resolve(), config, today).items()}
     logs = {part: int(log.count().execute() - kept.count().execute()) for part, log, kept in _logs(con, root, first, [])}
     files = [p.relative_to(root).as_posix() for p in _old_files(root, first)]
-    return {"tables": {n: k for n, k in tables.items() if k is not None}, "logs": logs, "files": tuple(files), "exported": exported_files(root),
+    return {"tables": {n: k for n, k in tables.items() if k is not None}, "logs": logs, "files": tuple(files),
+            "exported": exported_files(root),
             "snapshots": tuple(_old_snapshots(root / "tags", first["tags"])[0]) if "tags" in first else ()}

@@ -45,7 +45,8 @@ def _minutes(text):
 
 # %% ../../nbs/data/04_workspace.ipynb #c458a3f4
 AGEING = (*(name for name, c in contracts().items() if "member_id" in c.columns and name != "identities"), "tags", "reports")
-_ALONG = {"payments": "order_lines", "orders": "order_lines", "member_days": "order_lines", "identities": "members", "member_merges": "members"}
+_ALONG = {"payments": "order_lines", "orders": "order_lines", "member_days": "order_lines", "identities": "members",
+          "member_merges": "members"}
 
 def _check_retention(given):
     "Refuse a limit that would not be kept: an unknown table, no days, people forgotten before their purchases say so."
@@ -89,11 +90,17 @@ class Config:
             raise DefinitionError(f"zone {self.zone!r} is not an IANA time zone such as Asia/Shanghai.") from None
         _check(_minutes(self.day_starts_at) is not None,
                f"day_starts_at must be a time such as '04:00' (in quotes), not {self.day_starts_at!r}.")
-        _check(isinstance(self.sources, dict), "sources must map canonical tables to their mapping.")
+        _check(isinstance(self.sources, dict) and [] not in self.sources.values(), "sources must map canonical tables to their mapping, or to a list of them.")
         _check(self.consent in ("required", "not_required"), f"consent must be required or not_required, not {self.consent!r}.")
         _check(self.consent == "required" or (isinstance(self.consent_reason, str) and self.consent_reason.strip()),
                "consent: not_required needs a consent_reason: say on what ground members may be contacted.")
         _check_retention(self.retention_days)
+
+    @property
+    def mappings(self) -> list:
+        "(table, place in `memtag.yaml`, mapping) of every source; a table may have a list of them."
+        return [(table, f"sources.{table}" + (f"[{n}]" if isinstance(given, list) else ""), spec) for table, given in self.sources.items()
+                for n, spec in enumerate(given if isinstance(given, list) else [given], 1)]
 
     @property
     def day_start_minutes(self) -> int: return _minutes(self.day_starts_at)

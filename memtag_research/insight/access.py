@@ -99,7 +99,8 @@ def _records(rows, cards):
     by = [c for c in ("ts", "local_date", "valid_from", "as_of") if c in rows.columns][:1]
     found = (rows.order_by(by) if by else rows).to_pyarrow().to_pylist()
     hide = lambda c, v: v if v in cards else mask(v)
-    return [{c: hide(c, v) if v is not None and c in (*_OTHERS, "from_id", "to_id") else _plain(v) for c, v in row.items()} for row in found]
+    named = (*_OTHERS, "from_id", "to_id")
+    return [{c: hide(c, v) if v is not None and c in named else _plain(v) for c, v in row.items()} for row in found]
 
 def _plain(value):
     "A value as JSON has it."
@@ -223,7 +224,8 @@ class MemberFile:
     def save(self, out: str | Path) -> Path:  # the file, .json, .html or .xlsx
         "Write it, readable by its owner only; the record of exports says when and by whom."
         path = check_file(out)
-        content = {".json": lambda: self.to_json().encode(), ".html": lambda: self.to_html().encode(), ".xlsx": lambda: _book(self)}[path.suffix.lower()]()
+        writers = {".json": lambda: self.to_json().encode(), ".html": lambda: self.to_html().encode(), ".xlsx": lambda: _book(self)}
+        content = writers[path.suffix.lower()]()
         told = {"shape": "access", "purpose": "access", "segment": "", "members": 1, "rows": self.rows, "as_of": self.content["as_of"],
                 "sha256": hashlib.sha256(content).hexdigest()}
         write_export(self.ws, path, content, told, pd.Series(self.cards))
@@ -249,13 +251,15 @@ def member_export(
     kept = {name: (today - day).days for name, day in limits.items()}
     content = {"programme": ws.config.name, "made": str(today), "as_of": as_of and str(as_of), "member_ids": cards,
                "household": house and {"id": house[0], "other_members": house[1]}, "tables": _tables(ws, cards), "tags": tags,
-               "tags_before": _history(ws, cards), "lists": _lists(ws, cards), "consent": _consent_now(ws, cards, today), "exports": exports,
+               "tags_before": _history(ws, cards), "lists": _lists(ws, cards), "consent": _consent_now(ws, cards, today),
+               "exports": exports,
                "exports_without_list": older, "retention_days": kept,
                "left_out": [n for n in GRAINS if ws.has(n)], "lang": lang}
     return MemberFile(ws, tuple(cards), lang, today, content)
 
 # %% ../../nbs/insight/02_access.ipynb #c8ece4e3
-_STYLE = """body{font:15px/1.5 sans-serif;max-width:64em;margin:2em auto;padding:0 1em;color:#222}table{border-collapse:collapse;margin:.5em 0 1.5em}
+_STYLE = """body{font:15px/1.5 sans-serif;max-width:64em;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:.5em 0 1.5em}
 td,th{padding:.2em .7em;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}th{font-weight:600}h2{margin-top:1.8em}
 small{color:#666}.scroll{overflow-x:auto}li{white-space:pre-wrap}"""
 
@@ -299,14 +303,15 @@ def _sections(file):
         yield "tags_history", html_table([words(f"col_{k}", lang) for k in ("tag", "value", "from", "to")],
                                          [[r[k] for k in ("tag", "value", "valid_from", "valid_to")] for r in c["tags_before"]], lang)
     if c["consent"]: yield "consent_now", html_table([words("col_purpose", lang), words("col_channel", lang), ""],
-        [[code_title(r["purpose"], lang, "purpose"), r["channel"] or words("all_channels", lang), _state(r["state"], lang)] for r in c["consent"]], lang)
+        [[code_title(r["purpose"], lang, "purpose"), r["channel"] or words("all_channels", lang), _state(r["state"], lang)]
+         for r in c["consent"]], lang)
     if c["lists"]: yield "lists", "".join(f"<p>{say('lists_' + r['list'], segment=r['segment'])}</p>" for r in c["lists"])
     sent = f"<p>{say('sent_said')}</p>{_rows_table(file, c['exports'])}" if c["exports"] else f"<p>{say('sent_none')}</p>"
     yield "sent", sent + (f"<p>{say('sent_older', n=c['exports_without_list'])}</p>" if c["exports_without_list"] else "")
     kept = [words("kept_days", lang, table=_limit_title(n, lang), days=d) for n, d in c["retention_days"].items()]
     yield "kept_for", "".join(f"<p>{html.escape(k)}</p>" for k in kept or [words("kept_undeclared", lang)])
 
-def _limit_title(name, lang): return words(f"table_{name}", lang) if f"table_{name}" in _words() else words({"tags": "tags", "reports": "record_reports"}[name], lang)
+def _limit_title(name, lang): return words({"tags": "tags", "reports": "record_reports"}.get(name, f"table_{name}"), lang)
 
 def _state(state, lang): return words({"granted": "granted"}.get(state, "lapsed_plain" if state == "consent_expired" else "refused"), lang)
 
@@ -336,7 +341,8 @@ def _book(file):
     except ImportError: raise MemtagError("writing .xlsx needs the reports extra: pip install 'memtag_research[reports]'.") from None
     book = openpyxl.Workbook(write_only=True)
     tags = [{**t, "purpose": ", ".join(t["purpose"]), "why": "\n".join(t["why"]), "value": str(t["value"])} for t in file.content["tags"]]
-    for name, rows in {"tags": tags, **{k: file.content[k] for k in ("tags_before", "consent", "exports", "lists")}, **file.content["tables"]}.items():
+    others = {k: file.content[k] for k in ("tags_before", "consent", "exports", "lists")}
+    for name, rows in {"tags": tags, **others, **file.content["tables"]}.items():
         if not rows: continue
         sheet, columns = book.create_sheet(name), list(dict.fromkeys(c for r in rows for c in r))
         for line in [columns, *([r.get(c) for c in columns] for r in rows)]: sheet.append([_excel(sheet, v) for v in line])

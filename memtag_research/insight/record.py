@@ -20,7 +20,7 @@ from ..core import ParameterError, check_as_of
 from ..data.contracts import contracts
 from ..data.privacy import MEMBER_COLUMNS, KeyMap
 from ..data.retention import first_days
-from ..data.workspace import AGEING, GRAINS, Workspace, write_file
+from ..data.workspace import AGEING, Workspace, write_file
 from .access import code_title, html_page, html_table, table_title, words
 from .catalogue import workspace_catalogue
 from ..language import format_number
@@ -49,8 +49,8 @@ def _held(ws, today, lang):
         ask |= {"people": table[_named(table)[0]].nunique()} if _named(table) else {}
         found = table.agg(**ask).to_pyarrow().to_pylist()[0]
         span = f"{found['first']} – {found['last']}" if found.get("first") else ""
-        number = lambda key: "" if found.get(key) is None else format_number(found[key], lang, short=False)
-        rows.append((table_title(name, lang), number("n"), span, number("people"), limits.get(name, "–" if name in AGEING else "")))
+        n, people = ("" if found.get(k) is None else format_number(found[k], lang, short=False) for k in ("n", "people"))
+        rows.append((table_title(name, lang), n, span, people, limits.get(name, "–" if name in AGEING else "")))
     return Section("record_data", ("col_table", "col_rows", "col_span", "col_members", "col_kept"), tuple(rows))
 
 def _private(ws):
@@ -62,19 +62,22 @@ def _private(ws):
             elif declared[c].privacy != "public": yield name, c, declared[c].privacy
 
 def _columns(ws, lang):
-    rows = [(table_title(t, lang), c, code_title(p, lang, "privacy") if p else words("record_undeclared", lang)) for t, c, p in _private(ws)]
+    said = lambda p: code_title(p, lang, "privacy") if p else words("record_undeclared", lang)
+    rows = [(table_title(t, lang), c, said(p)) for t, c, p in _private(ws)]
     return Section("record_columns", ("col_table", "col_column", "col_privacy"), tuple(rows))
 
 # %% ../../nbs/insight/03_record.ipynb #46bc370b
 def _grounds(ws, lang):
     "What exports need, and how many members said what."
     config = ws.config
-    line = words("record_consent_required", lang) if config.consent == "required" else words("record_consent_waived", lang, reason=config.consent_reason)
+    key = "record_consent_required" if config.consent == "required" else "record_consent_waived"
+    line = words(key, lang, reason=config.consent_reason)
     if not ws.has("consents"): return Section("record_purposes", lines=(line,))
     rows = []
     for purpose in contracts()["consents"].columns["purpose"].values:
         said = last_words(ws.table("consents"), purpose, None).execute()
-        if len(said): rows.append((code_title(purpose, lang, "purpose"), *(format_number(int(n), lang, short=False) for n in (said.granted.sum(), (~said.granted).sum()))))
+        counts = [format_number(int(n), lang, short=False) for n in (said.granted.sum(), (~said.granted).sum())] if len(said) else []
+        if counts: rows.append((code_title(purpose, lang, "purpose"), *counts))
     return Section("record_purposes", ("col_purpose", "col_granted", "col_refused"), tuple(rows), (line,))
 
 def _active(ws): return [t for t in workspace_catalogue(ws).tags.values() if t.status == "active"]
@@ -124,9 +127,11 @@ def _sent(ws, lang):
     "Exports, requests for access, and over which channels files went."
     sent, asked = _exports(ws)
     rows = [(r.when[:10], r.who, r.file, r.segment, code_title(r.purpose, lang, "purpose"), r.channel, r.rows) for r in sent.itertuples()]
-    yield Section("record_exports", ("col_when", "col_who", "col_file", "col_segment", "col_purpose", "col_channel", "col_rows"), tuple(rows))
+    head = ("col_when", "col_who", "col_file", "col_segment", "col_purpose", "col_channel", "col_rows")
+    yield Section("record_exports", head, tuple(rows))
     over = sorted({(r.channel or "–", code_title(r.purpose, lang, "purpose")) for r in sent.itertuples()})
-    yield Section("record_recipients", ("col_channel", "col_purpose"), tuple(over), (words("record_recipients_said", lang),) if over else ())
+    said = (words("record_recipients_said", lang),) if over else ()
+    yield Section("record_recipients", ("col_channel", "col_purpose"), tuple(over), said)
     yield Section("record_access", ("col_when", "col_who", "col_file"), tuple((r.when[:10], r.who, r.file) for r in asked.itertuples()))
 
 def _stones(ws):
@@ -135,7 +140,8 @@ def _stones(ws):
 
 def _deleted(ws, lang):
     "Who was forgotten and what was purged: days and counts."
-    rows = [(t["date"], f"memtag {'purge' if 'purged_at' in t else 'forget'}", ", ".join(f"{k}: {n}" for k, n in t["done"].items())) for t in _stones(ws)]
+    rows = [(t["date"], "memtag purge" if "purged_at" in t else "memtag forget", ", ".join(f"{k}: {n}" for k, n in t["done"].items()))
+            for t in _stones(ws)]
     return Section("record_deleted", ("col_when", "col_what", "col_rows"), tuple(rows))
 
 # %% ../../nbs/insight/03_record.ipynb #5955f4b1
@@ -161,13 +167,15 @@ def _some(names): return ", ".join(names[:8]) + (", …" if len(names) > 8 else 
 def _undeclared(ws, today, lang):
     "What somebody must still declare, or write by hand."
     limits, tags, columns = first_days(ws.config, today), _active(ws), list(_private(ws))
-    held = [n for n in AGEING if n in ws.tables() or (n == "tags" and Store(ws).dates()) or (n == "reports" and (ws.root / "reports").is_dir())]
+    there = [*ws.tables(), *["tags"] * bool(Store(ws).dates()), *["reports"] * (ws.root / "reports").is_dir()]
+    held = [n for n in AGEING if n in there]
     gaps = {"open_retention": [n for n in held if n not in limits], "open_purpose": [t.name for t in tags if not t.purpose],
             "open_owner": [t.name for t in tags if not t.owner],
             "open_basis": [t.name for t in tags if t.privacy == "sensitive_personal" and not t.basis],
             "open_columns": [f"{t}.{c}" for t, c, p in columns if p is None],
             "open_sensitive": [f"{t}.{c}" for t, c, p in columns if p == "sensitive"]}
-    lines = [words(key, lang, n=len(names), names=_some(names), tables=_some(names), columns=_some(names)) for key, names in gaps.items() if names]
+    lines = [words(key, lang, n=len(names), names=_some(names), tables=_some(names), columns=_some(names))
+             for key, names in gaps.items() if names]
     if ws.config.consent == "required" and not ws.has("consents"): lines.append(words("open_consents", lang))
     return Section("record_undeclared", lines=(*(lines or [words("record_all_declared", lang)]), words("open_controller", lang)))
 
@@ -181,7 +189,9 @@ class Record:
     lang: str
 
     @property
-    def markdown(self) -> str: "The record as text."; return "\n".join([f"# {self.title}\n", f"{self.made}\n", *(_markdown(s, self.lang) for s in self.sections)])
+    def markdown(self) -> str:
+        "The record as text."
+        return "\n".join([f"# {self.title}\n", f"{self.made}\n", *(_markdown(s, self.lang) for s in self.sections)])
 
     @property
     def html(self) -> str:
@@ -197,21 +207,24 @@ class Record:
         "Write it, readable by its owner only."
         path = Path(out)
         texts = {".md": lambda: self.markdown, ".html": lambda: self.html}
-        if path.suffix.lower() not in texts: raise ParameterError(f"the record goes into a file that ends in .md or .html, not {path.name!r}.")
+        if path.suffix.lower() not in texts:
+            raise ParameterError(f"the record goes into a file that ends in .md or .html, not {path.name!r}.")
         write_file(path, texts[path.suffix.lower()]().encode())
         return path
 
 def _html(section, lang):
     lines = "".join(f"<p>{html.escape(line)}</p>" for line in section.lines)
     if not section.head: return lines
-    return lines + (html_table([words(k, lang) for k in section.head], section.rows, lang) if section.rows else f"<p>{words('record_none', lang)}</p>")
+    if not section.rows: return f"{lines}<p>{words('record_none', lang)}</p>"
+    return lines + html_table([words(k, lang) for k in section.head], section.rows, lang)
 
 def _markdown(section, lang):
     "A section with its lines as a list, its rows as a table."
     out = [f"## {words(section.key, lang)}\n", *(f"- {line}" for line in section.lines), *([""] if section.lines else [])]
     if section.head and not section.rows: out.append(words("record_none", lang))
     cell = lambda v: str(v).replace("|", "\\|").replace("\n", " ")
-    if section.rows: out += [_line(words(k, lang) for k in section.head), _line("---" for _ in section.head), *(_line(map(cell, r)) for r in section.rows)]
+    head = [_line(words(k, lang) for k in section.head), _line("---" for _ in section.head)]
+    if section.rows: out += [*head, *(_line(map(cell, r)) for r in section.rows)]
     return "\n".join(out) + "\n"
 
 def _line(cells): return f"| {' | '.join(cells)} |"
@@ -226,6 +239,6 @@ def record_of_processing(
     lang = lang or ws.config.lang
     try: today = check_as_of(today)
     except ParameterError: raise ParameterError(f"today must be a date such as '2026-01-31', not {today!r}.") from None
-    sections = (_undeclared(ws, today, lang), _held(ws, today, lang), _columns(ws, lang), _grounds(ws, lang), _tags(ws, lang), _segments(ws, lang),
-                _models(ws, lang), _reports(ws, lang), *_sent(ws, lang), _deleted(ws, lang), _safeguards(ws, lang))
+    sections = (_undeclared(ws, today, lang), _held(ws, today, lang), _columns(ws, lang), _grounds(ws, lang), _tags(ws, lang),
+                _segments(ws, lang), _models(ws, lang), _reports(ws, lang), *_sent(ws, lang), _deleted(ws, lang), _safeguards(ws, lang))
     return Record(words("record_title", lang, name=ws.config.name), words("record_made", lang, day=today), sections, lang)

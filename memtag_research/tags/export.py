@@ -387,7 +387,8 @@ def _publish(ws, audience, made, content, ids):
     told = ("segment", "purpose", "channel", "shape", "belong", "members", "rows", "removed", "sha256")
     write_export(ws, made.path, content, {
         **{n: getattr(made, n) for n in told}, "as_of": str(made.as_of), "where": audience.segment.where,
-        "definition_hash": audience.definition_hash, "source": audience.source, "holdout": audience.segment.holdout, "notes": list(made.notes)}, ids)
+        "definition_hash": audience.definition_hash, "source": audience.source, "holdout": audience.segment.holdout,
+        "notes": list(made.notes)}, ids)
 
 def write_export(
     ws: Workspace,
@@ -425,7 +426,9 @@ def exports_of(
     if "failed" in log: log = log[~log["keys"].isin(log["keys"][log.failed.notna()])]
     pairs, folder = KeyMap(ws.root).read().to_pandas(), ws.root / "tags" / "exported"
     mine = set(pairs.member_key[pairs.member_id.isin(list(member_ids))])
-    def held(name): return isinstance(name, str) and (folder / name).is_file() and not mine.isdisjoint(pq.read_table(folder / name)["member_key"].to_pylist())
+    def held(name):
+        if not isinstance(name, str) or not (folder / name).is_file(): return False
+        return not mine.isdisjoint(pq.read_table(folder / name)["member_key"].to_pylist())
     return log[log["keys"].map(held).astype(bool)]
 
 def _user():

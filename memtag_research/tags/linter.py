@@ -423,7 +423,8 @@ def _check_assigned(at, node, d):
     for key in ("channels", "precedence"):
         if len(set(getattr(d, key))) < len(getattr(d, key)): at.wrong(node, (key,), "names a channel twice.")
     if "self" in d.precedence[1:]:
-        at.warn(node, ("precedence",), "puts others before `self`: what members say of themselves should be strongest, so that they can correct it.")
+        at.warn(node, ("precedence",), "puts others before `self`: what members say of themselves should be strongest, so that they can "
+                                       "correct it.")
 
 def _check_cluster(at, node, d):
     _check_values(at, node, d, 2, 20)
