@@ -30,4 +30,5 @@ def main(debug):
 
     Start with: memtag init DIR --dataset complete-journey, then memtag ingest -w DIR."""
 
-for _command in (init, ingest, check, metrics, rfm, report, tag, segment, clv, churn, forget, purge, member, privacy): main.add_command(_command)
+for _command in (init, ingest, check, metrics, rfm, report, tag, segment, clv, churn, forget, purge, member, privacy):
+    main.add_command(_command)

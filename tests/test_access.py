@@ -72,7 +72,7 @@ def asked(tmp_path_factory):
 
 
 def test_every_row_that_names_her_is_there_and_no_other(asked):
-    ws, who, cards, file = asked
+    ws, _who, cards, file = asked
     assert list(file.cards) == cards and len(cards) > 1
     given, own = file.content["tables"], ", ".join(f"'{c}'" for c in cards)
     for path in sorted(ws.folder.glob("*.parquet")):
@@ -87,7 +87,7 @@ def test_every_row_that_names_her_is_there_and_no_other(asked):
 
 
 def test_nobody_else_is_in_it(asked):
-    ws, who, cards, file = asked
+    ws, _who, cards, file = asked
     others = set(ws.table("members").member_id.execute()) - set(cards)
     whole = file.to_json() + file.to_html()
     assert [i for i in others if re.search(rf"\b{i}\b", whole)] == [] and "Guide Anna" not in whole
@@ -95,7 +95,7 @@ def test_nobody_else_is_in_it(asked):
 
 
 def test_tags_come_with_values_and_reasons(asked):
-    ws, who, cards, file = asked
+    ws, who, _cards, file = asked
     tags = {t["tag"]: t for t in file.content["tags"] if t["card"] == who}
     snapshot = Store(ws).snapshot("2024-01-01")
     assert set(tags) == set(snapshot.tags) and file.content["as_of"] == "2024-01-01"
@@ -106,7 +106,7 @@ def test_tags_come_with_values_and_reasons(asked):
 
 
 def test_what_she_says_of_herself_beats_what_others_say_later(asked):
-    ws, who, cards, file = asked
+    ws, who, _cards, file = asked
     diet = next(t for t in file.content["tags"] if t["tag"] == "diet" and t["card"] == who)
     assert (diet["value"], diet["shown"]) == ("vegetarian", "Vegetarian")       # said in August; the guide wrote another in December
     given = [r for r in file.content["tables"]["assigned_tags"] if r["tag"] == "diet"]
@@ -122,7 +122,7 @@ def test_a_tag_in_which_others_beat_the_member_is_doubtful():
 
 
 def test_consents_exports_and_retention_are_told(asked):
-    ws, who, cards, file = asked
+    ws, who, _cards, file = asked
     told = ws.table("consents").execute()
     last = told[told.member_id.isin([who]) & (told.purpose == "marketing")].sort_values("ts").groupby("channel").granted.last()
     said = {r["channel"]: r["state"] for r in file.content["consent"] if r["card"] == who and r["purpose"] == "marketing" and r["channel"]}
@@ -142,7 +142,7 @@ def test_the_page_is_read_by_people_and_loads_nothing(asked):
 
 
 def test_files_are_private_and_the_record_knows(asked, tmp_path):
-    ws, who, cards, file = asked
+    ws, who, _cards, file = asked
     before = len(read_exports(ws))
     for n, name in enumerate(("me.json", "me.html", "me.xlsx"), 1):
         path = file.save(tmp_path / name)
@@ -157,7 +157,7 @@ def test_files_are_private_and_the_record_knows(asked, tmp_path):
 
 
 def test_what_is_refused_names_nobody(asked, tmp_path):
-    ws, who, cards, file = asked
+    ws, who, _cards, file = asked
     with pytest.raises(ParameterError, match=r"such as 138\*\*\*\*8000"): member_export(ws, "13800138000", TODAY)
     with pytest.raises(ParameterError, match="must end in .html, .json, .xlsx"): file.save(tmp_path / "me.txt")
     with pytest.raises(ParameterError, match="today must be a date"): member_export(ws, who, "soon")

@@ -427,3 +427,30 @@ def test_overlapping_days_of_a_product_are_refused(tmp_path):
     lines = ["货号,类别,起,止", "P1,茶,2024-01-01,2024-03-11", "P1,咖啡,2024-03-10,"]
     with pytest.raises(ContractError, match=r"products.valid_to: must not lie after the valid_from of the next row"): moved(tmp_path, lines, {"valid_to": "止"})
     with pytest.raises(ContractError, match=r"product_id \+ valid_from: must identify one row"): moved(tmp_path, [*PRODUCTS, "P2,盐,2024-01-01"])
+
+
+def test_a_table_from_two_exports_that_are_laid_out_differently(tmp_path):
+    "Tills with lines and cards, a market place with one row an order and masked buyers: each has a mapping of its own."
+    (tmp_path / "tills.csv").write_text("receipt,card,paid at,qty,paid\n1,C1,2024-01-05 10:00,2,12.50\n1,C1,2024-01-05 10:00,1,1.00\n,C2,,,\n")
+    (tmp_path / "market.csv").write_text("订单编号;买家昵称;付款时间;件数;实付;状态\n=\"3000000000000000017\";t**1;2024/01/06 11:00;1;￥8.00;成功\n4;t**1;2024/01/06 12:00;1;￥9.00;关闭\n")
+    sources = {"order_lines": [
+        {"files": "tills.csv", "columns": {"order_id": "receipt", "member_id": "card", "ts": "paid at", "quantity": "qty", "net_cents": "paid",
+                                           "line_kind": {"value": "sale"}}, "drop": [{"reason": "no receipt", "where": "receipt IS NULL"}]},
+        {"files": "market.csv", "delimiter": ";", "drop": [{"reason": "closed", "where": "状态 = '关闭'"}],
+         "columns": {"order_id": "订单编号", "member_id": {"value": None}, "ts": {"from": "付款时间", "format": "%Y/%m/%d %H:%M"}, "quantity": "件数",
+                     "net_cents": "实付", "line_kind": {"value": "sale"}, "channel": {"value": "market"}}}]}
+    config = {"name": "Two", "currency": "CNY", "zone": "Asia/Shanghai", "sources": sources}
+    (tmp_path / "memtag.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    report = ingest(tmp_path).tables["order_lines"]
+    rows = open_workspace(tmp_path).table("order_lines").execute()
+    assert (report.read, report.rows, report.dropped) == (5, 3, {"no receipt": 1, "closed": 1}) and report.unmapped == ("买家昵称",)
+    assert set(zip(rows.order_id, rows.net_cents)) == {("1", 1250), ("1", 100), ("3000000000000000017", 800)}
+    assert rows.line_id.is_unique and rows.set_index("order_id").channel.loc["3000000000000000017"] == "market"
+    assert rows.member_id.isna().sum() == 1 and ingest(tmp_path).unchanged
+    (tmp_path / "again.csv").write_bytes((tmp_path / "tills.csv").read_bytes())
+    sources["order_lines"][1] |= {"files": "again.csv", "delimiter": ","}
+    (tmp_path / "memtag.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    with pytest.raises(MemtagError, match=r"again.csv: has the same content as tills.csv"): ingest(tmp_path)
+    sources["order_lines"][1]["columns"]["tss"] = "付款时间"
+    (tmp_path / "memtag.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    with pytest.raises(MemtagError, match=r"sources.order_lines\[2\].columns.tss.*Did you mean 'ts'"): ingest(tmp_path)

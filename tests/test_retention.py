@@ -93,7 +93,7 @@ def test_what_holds_still_stays(one_year):
 
 
 def test_the_last_word_on_consent_is_the_same(one_year, tmp_path):
-    before, after, _, ws = one_year
+    before, after, _, _ws = one_year
     assert len(after["consents"]) < len(before["consents"])
     old, new = tmp_path / "old.parquet", tmp_path / "new.parquet"
     said = {}
@@ -325,7 +325,7 @@ STEPS = ["write_version", "drop_versions", "_write_logs", "_drop_snapshot", "_re
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_purge_that_was_killed_is_finished_by_the_next(lived_in, monkeypatch, step, when):
-    ws, active = lived_in
+    ws, _active = lived_in
     class Killed(BaseException): pass
     real = getattr(retention, step)
     def dies(*given, **named):
@@ -362,7 +362,7 @@ def test_when_everything_is_older_the_tables_are_empty_and_readable(tmp_path):
     purge(ws.root, "2030-01-01", yes=True)
     after = open_workspace(ws.root)
     assert {after.table(n).count().execute() for n in ("order_lines", "members", "orders", "member_days", "identities")} == {0}
-    with pytest.raises(NotComputable): after.log_start
+    with pytest.raises(NotComputable): _ = after.log_start
     assert not purge(ws.root, "2030-01-01")
 
 

@@ -166,6 +166,7 @@ def _postgres(url, root, spec, sql):
         with con.cursor() as cur, cur.copy(f"COPY ({asked}) TO STDOUT (FORMAT csv, HEADER)") as copy:
             yield _batches_of_csv(_Stream(copy), {n: t for n, (_, t) in types.items()})
 
+# %% ../../nbs/data/05d_databases.ipynb #78f35340
 def _batches_of_csv(file, types):
     "Arrow batches of what COPY writes."
     from pyarrow import csv

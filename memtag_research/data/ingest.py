@@ -16,6 +16,7 @@ import json
 import secrets
 import shutil
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -104,9 +105,8 @@ def _column(table, name, how):
     "Of the contract, or the user's own."
     return contract(table).columns.get(name) or Column(name, how.get("type", "string"))
 
-def _stage(raw, table, spec, config, number):
+def _stage(raw, table, where, spec, config, number):
     "Typed columns; `_bad_<column>`: source text of unreadable values; `_clean_<column>`: what was made plain; `_reason`, `_part`, `_row`."
-    where = f"sources.{table}"
     picked = _picked(raw, table, spec, where)
     made = {c: picked[c] for c in ("_row", "_same", "_one") if c in picked.columns}
     made |= {"_part": ibis.literal(number, "int64"), "_reason": picked._reason.cast("string")}
@@ -121,9 +121,9 @@ def _stage(raw, table, spec, config, number):
     return picked.select(**made)
 
 def _stacked(stages):
-    "Staged files one under the other; a file may lack what says that a column had nothing bad."
-    names = list(dict.fromkeys(c for s in stages for c in s.columns))
-    full = [s.mutate(**{c: ibis.null("string") for c in names if c not in s.columns}).select(*names) for s in stages]
+    "Tables one under the other; what one of them lacks is null in its rows."
+    kinds = {c: s[c].type() for s in reversed(stages) for c in s.columns}
+    full = [s.mutate(**{c: ibis.null(kind) for c, kind in kinds.items() if c not in s.columns}).select(*kinds) for s in stages]
     return ibis.union(*full) if len(full) > 1 else full[0]
 
 # %% ../../nbs/data/06_ingest.ipynb #7bfd25cf
@@ -197,9 +197,9 @@ def _finished(kept, table, config):
     return kept.select(*order)
 
 # %% ../../nbs/data/06_ingest.ipynb #74b56267
-def _extra(table, spec):
-    "Columns of the user's own; `_check_mapping` saw that each has a type."
-    return set(spec.get("columns", ())) - set(contract(table).columns)
+def _extra(table, config):
+    "Columns of the user's own; `check_mapping` saw that each has a type."
+    return {name for t, _, spec in config.mappings if t == table for name in spec["columns"]} - set(contract(table).columns)
 
 def _nothing_left(table, read, dropped, paths):
     names = ", ".join(p.name for p in paths)
@@ -227,47 +227,63 @@ class TableReport:
     cleaned: dict = field(default_factory=dict)  # `column: what was made plain` → rows
     unmapped: tuple = ()                         # columns of the files that nothing reads
 
-def _staged(con, table, spec, config, root, folder):
-    "All files of a table as one staged Parquet file; (it, paths, columns nobody reads, notes)."
-    paths = find_files(spec.get("files"), root)
-    parts = [part for path in paths for part in read_source(con, path, spec)]
-    check_twice(parts)
+def _staged(con, table, where, spec, parts, first, config, root, folder):
+    "All files of a source as one staged Parquet file; (it, columns nobody reads)."
     read = {c.lower() for c in columns_read(spec)}
     unmapped = dict.fromkeys(c for p in parts for c in p.table.columns if c.lower() not in read and c not in ("_row", "_file"))
-    where, stages = f"sources.{table}", []
-    for number, part in enumerate(parts, 1):
+    aside, stages = folder / f"_{table}-{first}.parquet", []
+    for number, part in enumerate(parts, first):
         raw = unpivoted(_one_row_per(part.table, spec, where), spec, where)
-        stages.append(_stage(_joined(con, raw, spec, root, where), table, spec, config, number))
-    with _reading(parts): con.to_parquet(_stacked(stages), folder / f"_{table}.parquet")
-    staged = _reasoned(con.read_parquet(folder / f"_{table}.parquet"), table, spec)
+        stages.append(_stage(_joined(con, raw, spec, root, where), table, where, spec, config, number))
+    with _reading(parts): con.to_parquet(_stacked(stages), aside)
+    staged = _reasoned(con.read_parquet(aside), table, spec)
     if {"keep", "exact_copies", "one_row_per"} & set(spec):   # windows, worked out once
-        con.to_parquet(staged, folder / f"_{table}.reasoned")
-        staged = con.read_parquet(folder / f"_{table}.reasoned")
-    return staged, paths, tuple(unmapped), [n for p in parts for n in p.notes]
+        con.to_parquet(staged, aside.with_suffix(".reasoned"))
+        staged = con.read_parquet(aside.with_suffix(".reasoned"))
+    return staged, tuple(unmapped)
 
 # %% ../../nbs/data/06_ingest.ipynb #ed9a2307
-def _ingest_table(con, table, spec, config, root, folder):
-    "Files → one canonical Parquet file; (its report, failures, notes)."
-    staged, paths, unmapped, notes = _staged(con, table, spec, config, root, folder)
+def _ingest_source(con, table, where, spec, parts, first, config, root, folder):
+    "Files of one mapping → (rows that are kept, report, failures, notes)."
+    staged, unmapped = _staged(con, table, where, spec, parts, first, config, root, folder)
     reasons = staged.group_by("_reason").agg(n=staged.count()).execute()
     dropped = {r: int(n) for r, n in zip(reasons._reason, reasons.n) if isinstance(r, str)}
     read = int(reasons.n.sum())
-    failures = _nothing_left(table, read, dropped, paths) or list(_unreadable_values(staged, table, spec))
+    failures = _nothing_left(table, read, dropped, parts) or list(_unreadable_values(staged, table, spec))
     kept = staged.filter(staged._reason.isnull())
-    notes += [] if failures else _copies_kept(kept, table, spec)
-    cleaned = _cleaned(kept, spec)
+    notes = [n for p in parts for n in p.notes] + ([] if failures else _copies_kept(kept, table, spec))
+    report = TableReport(read, dropped, read - sum(dropped.values()), _cleaned(kept, spec), unmapped)
     kept = kept.drop(*[c for c in staged.columns if c.startswith(("_bad_", "_clean_")) or c in ("_reason", "_same", "_one")])
     for name, how in spec["columns"].items():
         if share := settings_of(how).get("allocate"):
             failures += unlike_amounts(kept, table, name, share["over"])
             kept = allocated(kept, name, share["over"], share.get("by"))
-    con.to_parquet(_finished(kept.drop("_part", "_row"), table, config), folder / f"{table}.parquet")
-    told = {f.column for f in failures} | ({"local_date"} if any(f.column == contract(table).time for f in failures) else set())
-    failures += [f for f in check_table(con.read_parquet(folder / f"{table}.parquet"), table, extra=_extra(table, spec))
-                 if f.column not in told or "empty" not in f.rule]   # an unreadable value is empty only because of that
-    for aside in folder.glob(f"_{table}.*"): aside.unlink()
-    return TableReport(read, dropped, read - sum(dropped.values()), cleaned, unmapped), failures, notes
+    return kept.drop("_part", "_row"), report, failures, notes
 
+def _summed(reports):
+    "The reports of a table's sources as one."
+    add = lambda what: dict(sum((Counter(getattr(r, what)) for r in reports), Counter()))
+    return TableReport(sum(r.read for r in reports), add("dropped"), sum(r.rows for r in reports), add("cleaned"),
+                       tuple(dict.fromkeys(c for r in reports for c in r.unmapped)))
+
+def _ingest_table(con, table, sources, config, root, folder):
+    "Every source of a table → one canonical Parquet file; (its report, failures, notes)."
+    parts = [[part for path in find_files(spec.get("files"), root) for part in read_source(con, path, spec)] for _, spec in sources]
+    check_twice([part for some in parts for part in some])
+    done, first = [], 1
+    for (where, spec), some in zip(sources, parts):
+        done.append(_ingest_source(con, table, where, spec, some, first, config, root, folder))
+        first += len(some)
+    kept, reports, failures, notes = ([d[i] for d in done] for i in range(4))
+    con.to_parquet(_finished(_stacked(kept), table, config), folder / f"{table}.parquet")
+    failures = [f for some in failures for f in some]
+    told = {f.column for f in failures} | ({"local_date"} if any(f.column == contract(table).time for f in failures) else set())
+    failures += [f for f in check_table(con.read_parquet(folder / f"{table}.parquet"), table, extra=_extra(table, config))
+                 if f.column not in told or "empty" not in f.rule]   # an unreadable value is empty only because of that
+    for aside in folder.glob(f"_{table}-*"): aside.unlink()
+    return _summed(reports), failures, [n for some in notes for n in some]
+
+# %% ../../nbs/data/06_ingest.ipynb #4d80614c
 def _copies_kept(kept, table, spec):
     "A note on rows that equal another one in every column of the file."
     if "_same" not in kept.columns or "exact_copies" in spec: return []
@@ -279,7 +295,7 @@ def _copies_kept(kept, table, spec):
 # %% ../../nbs/data/06_ingest.ipynb #577e2bfd
 def _source_hash(config_text, config, root):
     "sha256 over the bytes of every source, the mapping, who was forgotten, and the code that reads them."
-    specs = [s for spec in config.sources.values() for s in (spec, *spec.get("join", []))]
+    specs = [s for _, _, spec in config.mappings for s in (spec, *spec.get("join", []))]
     sources = {p for s in specs for p in find_files(s.get("files"), root)}
     here = Path(memtag_research.data.__file__).parent
     code = [p for p in sorted(here.iterdir()) if p.suffix == ".py" or p.name == "contracts.yaml"]
@@ -290,12 +306,13 @@ def _source_hash(config_text, config, root):
 def _fetched(config, root, data):
     "The settings, with tables of databases as files that go afterwards."
     for left in data.glob(".fetched-*"): shutil.rmtree(left, ignore_errors=True)   # of a killed run
-    if not any("url" in spec for spec in config.sources.values()):
+    if not any("url" in spec for _, _, spec in config.mappings):
         yield config
         return
     folder = data / f".fetched-{secrets.token_hex(4)}"
     folder.mkdir(mode=0o700)
-    try: yield replace(config, sources={t: _as_file(s, root, folder) for t, s in config.sources.items()})
+    tables = dict.fromkeys(table for table, _, _ in config.mappings)
+    try: yield replace(config, sources={t: [_as_file(s, root, folder) for u, _, s in config.mappings if u == t] for t in tables})
     finally: shutil.rmtree(folder, ignore_errors=True)
 
 def _as_file(spec, root, folder):
@@ -350,10 +367,10 @@ _NOBODY = ("散客", "游客", "非会员", "无", "匿名", "guest", "unknown",
            *(d * n for d in "123456789" for n in range(6, 20)))
 _MANY_ORDERS, _MANY_SHARE = 20, .01   # one id with more orders than both is a till's, not a person's
 
-def _nobody(orders, root, spec):
+def _nobody(orders, root, config):
     "A note on member ids that are probably no members."
     if "member_id" not in orders.columns: return []
-    keyed = settings_of(spec["columns"].get("member_id", {})).get("keyed")
+    keyed = any(settings_of(s["columns"].get("member_id", {})).get("keyed") for table, _, s in config.mappings if table == "order_lines")
     known = {key_of(t, read_secret(root)): t for t in _NOBODY} if keyed else {t: t for t in _NOBODY}
     by = orders.filter(orders.member_id.notnull()).group_by("member_id").agg(n=lambda t: t.count())
     limit = max(_MANY_ORDERS, int(_MANY_SHARE * orders.count().execute()))
@@ -369,11 +386,12 @@ def _nobody(orders, root, spec):
 def _build(con, config, root, folder, today):
     "All tables and grains into a folder; a ContractError with every broken rule of every table."
     tables, failures, notes, manifest = {}, [], [], {}
-    if any(settings_of(h).get("keyed") for s in config.sources.values() for h in s["columns"].values()):
+    if any(settings_of(h).get("keyed") for _, _, s in config.mappings for h in s["columns"].values()):
         use_secret(con, secret := read_secret(root))
         manifest["ids"] = _same_secret(secret, root)
-    for table, spec in config.sources.items():
-        tables[table], broken, told = _ingest_table(con, table, spec, config, root, folder)
+    for table in config.sources:
+        sources = [(where, spec) for t, where, spec in config.mappings if t == table]
+        tables[table], broken, told = _ingest_table(con, table, sources, config, root, folder)
         failures, notes = failures + broken, notes + told
     if failures: raise ContractError(f"{config.name}: the data do not fit, nothing was written:", failures)
     for table, rows in hide_forgotten(con, folder, root, config).items():
@@ -382,7 +400,7 @@ def _build(con, config, root, folder, today):
     for table, gone in expired.items(): tables[table] = _fewer(tables[table], EXPIRED, gone)
     log = {"start": None, "end": None}
     if "order_lines" in tables:
-        made, log, more = _grains(con, folder, root, config.sources["order_lines"])
+        made, log, more = _grains(con, folder, root, config)
         tables, notes = tables | made, notes + more
     notes += expired_notes(config, today, expired, log)
     return {"tables": {n: vars(t) for n, t in tables.items()}, "log": log, "notes": notes, **manifest}
@@ -391,7 +409,7 @@ def _build(con, config, root, folder, today):
 def _fewer(report, reason, n):
     return replace(report, dropped=report.dropped | ({reason: n} if n else {}), rows=report.rows - n)
 
-def _grains(con, folder, root, spec):
+def _grains(con, folder, root, config):
     "Orders and days of members from the lines; (their reports, the days of the log, notes)."
     lines, made, notes = con.read_parquet(folder / "order_lines.parquet"), {}, []
     for name, grain in grains(lines).items():
@@ -401,7 +419,7 @@ def _grains(con, folder, root, spec):
     days = lines.aggregate(start=lines.local_date.min(), end=lines.local_date.max()).execute().iloc[0]
     if lost := _lost_references(lines): notes.append(f"{lost:,} returns refer to an order that is not there: they reduce money, "
                                                      "and cancel no order")
-    notes += _nobody(con.read_parquet(folder / "orders.parquet"), root, spec)
+    notes += _nobody(con.read_parquet(folder / "orders.parquet"), root, config)
     return made, {"start": str(days.start)[:10], "end": str(days.end)[:10]}, notes
 
 def _same_secret(secret, root):
@@ -438,7 +456,7 @@ def ingest(
     config, text = read_config(root), (root / "memtag.yaml").read_text(encoding="utf-8")
     if made := _simulated(config, root): return _report_of(made, True, 0.0)
     check_mapping(config)
-    for spec in config.sources.values():
+    for _, _, spec in config.mappings:
         if "files" in spec: find_files(spec["files"], root)
     with writing(root) as data, _fetched(config, root, data) as config:
         version, current = _source_hash(text, config, root), data / "current" / "manifest.json"
@@ -455,7 +473,7 @@ def check_workspace(
     "Every broken rule of every table of a workspace."
     failures = []
     for name in ws.tables():
-        if name not in GRAINS: failures += check_table(ws.table(name), name, extra=_extra(name, ws.config.sources.get(name, {})))
+        if name not in GRAINS: failures += check_table(ws.table(name), name, extra=_extra(name, ws.config))
     if not ws.has("order_lines") or failures: return failures
     lines, days = ws.table("order_lines"), ws.table("member_days")
     mine = lines.filter(lines.member_id.notnull(), lines.line_kind.isin(MONEY_KINDS))

@@ -133,8 +133,7 @@ def check_mapping(
     config,    # settings of a workspace
 ):
     "Every name of the mapping, before any file is opened."
-    for table, spec in config.sources.items():
-        where = f"sources.{table}"
+    for table, where, spec in config.mappings:
         declared = contract(table).columns
         check_keys(spec, _SOURCE_KEYS, where)
         if ("files" in spec) == ("url" in spec): raise DefinitionError(f"{where} needs files, or the url of a database.")

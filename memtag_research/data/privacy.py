@@ -495,7 +495,7 @@ def _plan(con, root, data, ids, written):
 
 def _sources(config, root):
     "Files that the mapping names, and the mapping itself: they are the user's."
-    specs = [s for spec in config.sources.values() for s in (spec, *spec.get("join", []))]
+    specs = [s for _, _, spec in config.mappings for s in (spec, *spec.get("join", []))]
     found = {root / "memtag.yaml"}
     for s in specs:
         try: found |= {Path(p).resolve() for p in find_files(s.get("files"), root)}

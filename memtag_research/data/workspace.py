@@ -60,6 +60,18 @@ def _check_retention(given):
            "has been silent. Give members as many days as order_lines, or fewer.")
 
 # %% ../../nbs/data/04_workspace.ipynb #489f5357
+def _check_clock(zone, day_starts_at):
+    try: ZoneInfo(str(zone))
+    except (KeyError, ValueError, OSError):
+        raise DefinitionError(f"zone {zone!r} is not an IANA time zone such as Asia/Shanghai.") from None
+    _check(_minutes(day_starts_at) is not None, f"day_starts_at must be a time such as '04:00' (in quotes), not {day_starts_at!r}.")
+
+def _check_consent(consent, reason):
+    _check(consent in ("required", "not_required"), f"consent must be required or not_required, not {consent!r}.")
+    _check(consent == "required" or (isinstance(reason, str) and reason.strip()),
+           "consent: not_required needs a consent_reason: say on what ground members may be contacted.")
+
+# %% ../../nbs/data/04_workspace.ipynb #df34f48f
 @dataclass(frozen=True)
 class Config:
     "The settings of `memtag.yaml`."
@@ -85,15 +97,10 @@ class Config:
             value = getattr(self, name)
             _check(value is None or (isinstance(value, int) and value >= 0),
                    f"{name} must be a whole number of 0 or more, not {value!r}.")
-        try: ZoneInfo(str(self.zone))
-        except (KeyError, ValueError, OSError):
-            raise DefinitionError(f"zone {self.zone!r} is not an IANA time zone such as Asia/Shanghai.") from None
-        _check(_minutes(self.day_starts_at) is not None,
-               f"day_starts_at must be a time such as '04:00' (in quotes), not {self.day_starts_at!r}.")
-        _check(isinstance(self.sources, dict) and [] not in self.sources.values(), "sources must map canonical tables to their mapping, or to a list of them.")
-        _check(self.consent in ("required", "not_required"), f"consent must be required or not_required, not {self.consent!r}.")
-        _check(self.consent == "required" or (isinstance(self.consent_reason, str) and self.consent_reason.strip()),
-               "consent: not_required needs a consent_reason: say on what ground members may be contacted.")
+        _check_clock(self.zone, self.day_starts_at)
+        _check(isinstance(self.sources, dict) and [] not in self.sources.values(),
+               "sources must map canonical tables to their mapping, or to a list of them.")
+        _check_consent(self.consent, self.consent_reason)
         _check_retention(self.retention_days)
 
     @property

@@ -183,7 +183,8 @@ def _joined(rows, right, other, column):
     if not dated: return rows.left_join(right, rows[column] == right[f"{other}.{by}"])
     if "local_date" not in rows.columns: raise NotComputable(f"{other} changes with the days, and these rows have none")
     first, last = (right[f"{other}.{c}"] for c in dated)
-    return rows.left_join(right, [rows[column] == right[f"{other}.{by}"], first.isnull() | (first <= rows.local_date), last.isnull() | (last > rows.local_date)])
+    holds = first.isnull() | (first <= rows.local_date), last.isnull() | (last > rows.local_date)
+    return rows.left_join(right, [rows[column] == right[f"{other}.{by}"], *holds])
 
 def _day(rows, source, key_table):
     "The local date of a row where it is not the table's own: declared, or of the table that names the member."
