@@ -114,14 +114,43 @@ def test_what_is_open_is_refused_and_named(tmp_path):
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
 def test_the_shipped_files_of_a_shop(tmp_path, lang):
-    "Till, workbook of members and market place, dropped in one folder; the market place is named, with what to do."
+    "Tills, workbook of members and market place, dropped in one folder: both exports of orders are read, to the cent of what they say."
     folder = Path(__file__).resolve().parents[1] / "data/shipped/own_files" / lang
     made = draft(tmp_path / "my", folder)
-    assert {d.table for d in made.tables} == {"order_lines", "members"} and made.open_questions == []
-    assert [q.key for q in made.questions].count("draft_ask_second") == 1
+    assert [d.table for d in made.tables] == ["order_lines", "order_lines", "members"] and made.open_questions == []
+    assert [q.key for q in made.questions].count("draft_ask_more") == 1
     ingest(made.accept())
     ws = open_workspace(tmp_path / "my")
-    assert set(lines_of(ws).member_id.dropna()) <= set(ws.table("members").execute().member_id)
+    lines, till, market = lines_of(ws), *(pd.read_csv(path, dtype=str, sep=None, engine="python", encoding="gb18030" if lang == "zh" else "utf-8-sig")
+                                          for path in sorted(folder.glob("*.csv"), key=lambda p: -p.stat().st_size))
+    cents = lambda column: (column.str.replace(r"[^0-9.-]", "", regex=True).astype(float) * 100).round().astype(int)
+    paid = cents(market.iloc[:, 6])
+    assert lines[lines.channel.isna()].net_cents.tolist() == paid.tolist() and lines[lines.channel.isna()].member_id.isna().all()
+    assert lines[lines.channel.notna()].net_cents.sum() == cents(till.iloc[-1:, 12]).iloc[0]     # the till's own line of totals
+    assert set(lines.member_id.dropna()) <= set(ws.table("members").execute().member_id)
+
+
+def test_an_export_of_the_same_orders_is_left_out(tmp_path):
+    "Heads of orders beside their lines: read together, every order would count twice."
+    till = Path(__file__).resolve().parents[1] / "data/shipped/own_files/zh/订单_上半年.csv"
+    lines = pd.read_csv(till, dtype=str, encoding="gb18030").dropna(subset=["小票号"])
+    heads = lines.groupby("小票号", as_index=False).agg({"付款时间": "first", "会员卡号": "first", "实付金额": "first"}).assign(件数="1", 备注="x", 配送="y")
+    heads.rename(columns={"小票号": "订单编号", "付款时间": "支付时间", "实付金额": "订单实付"}).to_csv(tmp_path / "订单头.csv", index=False)
+    made = draft(tmp_path / "my", [till, tmp_path / "订单头.csv"])
+    assert [d.table for d in made.tables].count("order_lines") == 1
+    assert [q.key for q in made.questions].count("draft_ask_second") == 1
+
+
+def test_answers_reach_the_source_that_has_the_column(tmp_path):
+    folder = Path(__file__).resolve().parents[1] / "data/shipped/own_files/zh"
+    root = draft(tmp_path / "my", folder).accept(orders={"list_cents": "商品总额", "channel": None})
+    first, second = yaml.safe_load((root / "memtag.yaml").read_text("utf-8"))["sources"]["order_lines"]
+    assert first["columns"]["list_cents"] == "吊牌金额" and second["columns"]["list_cents"] == "商品总额" and "channel" not in first["columns"]
+    made = draft(tmp_path / "other", folder)
+    with pytest.raises(DefinitionError, match="Did you mean '付款时间'"): made.accept(orders={"ts": "付款时"})
+    with pytest.raises(ParameterError, match="has 2 sources, and 1 answers"): made.accept(orders=[{}])
+    root = made.accept(orders=[{}, {"channel": {"value": "天猫"}}])
+    assert yaml.safe_load((root / "memtag.yaml").read_text("utf-8"))["sources"]["order_lines"][1]["columns"]["channel"] == {"value": "天猫"}
 
 
 def test_a_mapping_is_never_written_over(tmp_path):

@@ -19,7 +19,8 @@ from ..core import ContractError, DefinitionError, ParameterError
 @click.command()
 @click.argument("folder", metavar="DIR")
 @click.argument("more", nargs=-1, metavar="[FILE...]")
-@click.option("--dataset", metavar="NAME", help="complete-journey, online-retail, cdnow-sample or simulated.")
+@click.option("--dataset", metavar="NAME", help="complete-journey, online-retail, cdnow-sample, simulated; from your own copy: cdnow, "
+              "starbucks-rewards, hillstrom.")
 @click.option("--from", "first", metavar="FILE...", help="Your own exports: files, folders, globs; .csv, .xlsx, .zip, .parquet.")
 @click.option("--members", type=int, metavar="N", help="Simulated: how many people; 2000 by default.")
 @click.option("--seed", type=int, metavar="S", help="Simulated: another seed, another programme; 0 by default.")
@@ -43,6 +44,7 @@ def init(folder, more, dataset, first, **given):
 
 _OPTIONS = {"locale": "lang", "as_messy_files": "messy"}
 
+# %% ../../nbs/commands/01_data.ipynb #de23bd6f
 def _from_files(folder, files, given):
     "Draft a mapping, show it, and write it where nothing is open."
     from memtag_research.data.draft import draft, write_draft
@@ -55,6 +57,7 @@ def _from_files(folder, files, given):
     raise DefinitionError(f"nothing can be read yet (questions that are open: {len(made.open_questions)}). Answer them in {path}, "
                           f"save it as memtag.yaml, then: memtag ingest -w {folder}")
 
+# %% ../../nbs/commands/01_data.ipynb #dc9a453e
 def _blocks(done, blocks):
     "One line that renews itself; on a terminal only."
     click.echo(f"\r\033[K{done} of {blocks} blocks of members", nl=False, err=True)

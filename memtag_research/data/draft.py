@@ -325,9 +325,20 @@ def _with(d, answers):
         raise ParameterError(f"accept has no argument {key!r}.{did_you_mean(key, known)} It takes: {', '.join(known)}.")
     said = {ROLES[k]: v for k, v in answers.items() if k in ROLES}
     if missing := set(said) - {t.table for t in d.tables}: raise ParameterError(f"no file of {', '.join(missing)} was given to draft().")
-    tables = [draft_table(t.family, t.table, t.settled | said[t.table]) if t.table in said else t for t in d.tables]
+    tables = [t for some in _by_table(d.tables) for t in _answered(some, said.get(some[0].table))]
     settings = {k: v for k, v in answers.items() if k not in ROLES}
     return replace(d, tables=tables, settings=d.settings | settings, asked=[q for q in d.asked if q.column not in settings])
+
+def _by_table(drafted): return [[d for d in drafted if d.table == table] for table in dict.fromkeys(d.table for d in drafted)]
+
+def _answered(tables, said):
+    "The sources of one table with what was said of it: one answer for all that have the column, or a list of answers, one a source."
+    if said is None: return tables
+    if not isinstance(said, list):
+        has = lambda t, how: not isinstance(how, str) or how in t.found
+        said = [{c: how for c, how in said.items() if has(t, how) or not any(has(o, how) for o in tables)} for t in tables]
+    if len(said) != len(tables): raise ParameterError(f"{tables[0].table} has {len(tables)} sources, and {len(said)} answers were given.")
+    return [draft_table(t.family, t.table, t.settled | given) if given else t for t, given in zip(tables, said)]
 
 def _open_text(question, lang):
     "An open question with its answers, and where to write them."
@@ -364,6 +375,20 @@ def draft(
 
 # %% ../../nbs/data/06b_draft.ipynb #0f09e64b
 _UNLIKE = .5    # below, a file is none of the tables
+_SHARED = .02   # of order numbers: above, two exports are of the same orders
+
+def _is_more(family, table, tables):
+    "Whether an export of orders holds other ones than those before it: a market place beside the tills, no heads of the same ones."
+    other = draft_table(family, table)
+    if table != "order_lines" or "order_id" not in other.sources or any(q.is_open for q in other.findings.questions): return False
+    ids = _numbers(other)
+    shared = [ids.semi_join(_numbers(d), "id").count().execute() for d in tables if d.table == table and "order_id" in d.sources]
+    return not any(n > _SHARED * ids.count().execute() for n in shared)
+
+def _numbers(drafted):
+    "Distinct order numbers, without what a spreadsheet put around them."
+    text = drafted.family.raw[drafted.sources["order_id"]].cast("string").re_replace(r"[^0-9A-Za-z]", "").nullif("")
+    return drafted.family.raw.select(id=text).filter(lambda t: t.id.notnull()).distinct()
 
 def _told_apart(found):
     "Tables that can be mapped, and what is to be said about the rest."
@@ -373,10 +398,13 @@ def _told_apart(found):
         rows, file = next(iter(family.found.values())).rows, ", ".join(family.names)
         first = next((d for d in tables if d.table == {"refunds": "order_lines"}.get(table, table)), None)
         if sure < _UNLIKE: asked.append(Question("", "", "draft_ask_table", {"file": file}, tuple(ROLES), "–", rows))
-        elif table == "refunds" or first:
+        elif table == "refunds" or (first and not _is_more(family, table, tables)):
             of = ", ".join(first.family.names) if first else "–"
             asked.append(Question("", "", "draft_ask_second", {"file": file, "table": table, "first": of}, taken="–", rows=rows))
-        else: tables.append(draft_table(family, table))
+        else:
+            tables.append(draft_table(family, table))
+            words = {"file": file, "first": ", ".join(first.family.names) if first else ""}
+            if first: asked.append(Question("", "", "draft_ask_more", words, taken="read", rows=rows))
     return sorted(tables, key=lambda d: list(NEEDED).index(d.table)), asked
 
 # %% ../../nbs/data/06b_draft.ipynb #ff04bc74
@@ -441,10 +469,16 @@ def _html(d):
     return "\n".join(parts)
 
 # %% ../../nbs/data/06b_draft.ipynb #7e204c37
-def _yaml(drafted):
-    "One source, line by line."
+def _yaml(tables):
+    "The sources of one table, line by line; several as a list."
+    yield f"  {tables[0].table}:"
+    if len(tables) == 1: yield from _source(tables[0])
+    for drafted in tables if len(tables) > 1 else ():
+        first, *rest = _source(drafted)
+        yield from (f"    - {first.strip()}", *(f"  {line}" if line else line for line in rest))
+
+def _source(drafted):
     spec = drafted.spec()
-    yield f"  {drafted.table}:"
     for key, value in spec.items():
         if key in ("columns", "drop"): continue
         yield f"    {key}: {_scalar(value)}"
@@ -472,7 +506,7 @@ def as_yaml(
     for q in d.questions:
         answer = q.taken or " | ".join(map(str, q.options))
         lines.append(f"# {'OPEN: ' if q.is_open else ''}{q.text(d.lang)}: {answer}" + (f" ({q.rows:,})" if q.rows else ""))
-    return "\n".join([*lines, "", "sources:", *(line for drafted in d.tables for line in _yaml(drafted))])
+    return "\n".join([*lines, "", "sources:", *(line for tables in _by_table(d.tables) for line in _yaml(tables))])
 
 def _check_new(root):
     if not (Path(root) / "memtag.yaml").exists(): return

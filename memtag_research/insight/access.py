@@ -147,6 +147,7 @@ def _steps(explanation): return zip([t.strip() for t in explanation.text.splitli
 
 def _plain_value(value): return [_plain(v) for v in value] if isinstance(value, list) else _plain(value)
 
+# %% ../../nbs/insight/02_access.ipynb #1d4eadef
 def _shown(tag, value, lang):
     if value is None: return words("tag_unknown", lang)
     if isinstance(value, list): return ", ".join(value_title(tag, v, lang) for v in value) or label("none", lang)
@@ -197,6 +198,7 @@ def check_file(
     if Path(out).suffix.lower() in endings: return Path(out)
     raise ParameterError(f"the file must end in {', '.join(endings)}, not {Path(out).name!r}.")
 
+# %% ../../nbs/insight/02_access.ipynb #89804515
 @dataclass(frozen=True, repr=False)
 class MemberFile:
     "Everything that is held about one person."

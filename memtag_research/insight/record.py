@@ -123,6 +123,7 @@ def _exports(ws):
     log = log.reindex(columns=[*same, "who", "segment", "purpose", "channel", "rows", "shape"]).fillna("")
     return log[log["shape"] != "access"], log[log["shape"] == "access"]
 
+# %% ../../nbs/insight/03_record.ipynb #398150e4
 def _sent(ws, lang):
     "Exports, requests for access, and over which channels files went."
     sent, asked = _exports(ws)
@@ -212,6 +213,7 @@ class Record:
         write_file(path, texts[path.suffix.lower()]().encode())
         return path
 
+# %% ../../nbs/insight/03_record.ipynb #fd86565b
 def _html(section, lang):
     lines = "".join(f"<p>{html.escape(line)}</p>" for line in section.lines)
     if not section.head: return lines
