@@ -52,6 +52,13 @@ INGEST = {
     "setting missing": ({"drop": ("zone",)}, "必须写 zone"),
     "no such zone": ({"zone": "Beijing"}, "不是时区名"),
     "nothing mapped": ({"sources": {}}, "至少要有一个"),
+    "Excel's rounded ids": ({"text": GOOD + "3.245678901234568e+18,C3,2024-01-07 10:00,1,1.00,sale\n"}, "已被四舍五入"),
+    "masked phone": ({"text": GOOD + "3,138****8000,2024-01-07 10:00,1,1.00,sale\n"}, "不能当编号"),
+    "comma as point": ({"text": GOOD + '3,C3,2024-01-07 10:00,1,"1,5",sale\n'}, "如果逗号是小数点"),
+    "a line too long": ({"text": GOOD + "3,C3,2024-01-07 10:00,1,1,50,sale\n"}, "而表头是"),
+    "old workbook": ({"text": "\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "encoding": "latin-1", "source": {"files": "orders.csv", "format": "xlsx"}}, "旧格式的 .xls"),
+    "no encoding": ({"source": {"encoding": "gb2321"}}, "没有 'gb2321' 这种编码"),
+    "neither files nor url": ({"source": {"url": "duckdb://x.db", "table": "t"}}, "或数据库的 url"),
     "variable not set": ({"source": {"files": "$NOBODY_SET_THIS/orders.csv"}}, "环境变量 NOBODY_SET_THIS"),
 }
 
