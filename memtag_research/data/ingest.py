@@ -40,6 +40,7 @@ from .retention import EXPIRED, drop_expired, expired_notes
 from .sources import check_twice, find_files, read_source, reading, sha256_of
 from .values import advice_for, key_of, kind_in_words, read_secret, read_value, use_secret
 from .workspace import GRAINS, read_config, write_version, writing
+from ..translate import report_text
 
 # %% ../../nbs/data/06_ingest.ipynb #c2f96090
 def _one_row_per(raw, spec, where):
@@ -329,23 +330,28 @@ class IngestReport:
     unchanged: bool   # nothing to do: same sources, mapping and code
     seconds: float
     notes: tuple = () # what was kept and is worth a look
+    lang: str = "en"  # of the words
+
+    def _head(self):
+        return self._say("Nothing changed since the last ingest." if self.unchanged else f"Ingested in {self.seconds:.1f} s.")
+
+    def _say(self, text): return report_text(text, self.lang)
 
     def __str__(self):
-        head = "Nothing changed since the last ingest." if self.unchanged else f"Ingested in {self.seconds:.1f} s."
-        lines = [f"{name:<14}{n:>14,} {what}" if first else f"{'':<14}{n:>14,} {what}" if n else f"{'':<29}{what}"
+        lines = [f"{name if first else '':<14}{f'{n:,}' if n or first else '':>14} {self._say(what)}"
                  for name, t in self.tables.items() for first, n, what in _told(t)]
-        days = [f"{'purchases from':<14} {self.log[0]} to {self.log[1]}"] if self.log[0] else []
-        return "\n".join([head, *lines, *days, *(f"note: {n}" for n in self.notes)])
+        days = [self._say(f"purchases from {self.log[0]} to {self.log[1]}")] if self.log[0] else []
+        return "\n".join([self._head(), *lines, *days, *(f"{self._say('note')}: {self._say(n)}" for n in self.notes)])
 
     def _repr_html_(self):
-        head = "Nothing changed since the last ingest." if self.unchanged else f"Ingested in {self.seconds:.1f} s."
         rows = "".join(f"<tr><td>{escape(name) if first else ''}</td><td style='text-align:right'>{f'{n:,}' if n or first else ''}</td>"
-                       f"<td style='text-align:left'>{escape(what)}</td></tr>"
+                       f"<td style='text-align:left'>{escape(self._say(what))}</td></tr>"
                        for name, t in self.tables.items() for first, n, what in _told(t))
-        days = f"<p>Purchases from {self.log[0]} to {self.log[1]}.</p>" if self.log[0] else ""
-        notes = "".join(f"<li>{escape(n)}</li>" for n in self.notes)
-        return f"<p>{head}</p><table>{rows}</table>{days}" + (f"<ul>{notes}</ul>" if notes else "")
+        days = f"<p>{self._say(f'purchases from {self.log[0]} to {self.log[1]}')}</p>" if self.log[0] else ""
+        notes = "".join(f"<li>{escape(self._say(n))}</li>" for n in self.notes)
+        return f"<p>{self._head()}</p><table>{rows}</table>{days}" + (f"<ul>{notes}</ul>" if notes else "")
 
+# %% ../../nbs/data/06_ingest.ipynb #e20899ad
 def _told(t):
     "(whether it is the first, number, words) of each line that a table's report has."
     yield True, t.rows, "rows" + (f" of {t.read:,}" if t.dropped else "")
@@ -355,10 +361,10 @@ def _told(t):
         more = f" and {len(t.unmapped) - 12} more" if len(t.unmapped) > 12 else ""
         yield False, 0, f"not mapped: {', '.join(t.unmapped[:12])}{more}"
 
-def _report_of(manifest, unchanged, seconds):
+def _report_of(manifest, unchanged, seconds, lang):
     tables = {n: TableReport(**{**t, "unmapped": tuple(t.get("unmapped", ()))}) for n, t in manifest["tables"].items()}
     log = (manifest["log"]["start"], manifest["log"]["end"])
-    return IngestReport(tables, log, unchanged, seconds, tuple(manifest["notes"]))
+    return IngestReport(tables, log, unchanged, seconds, tuple(manifest["notes"]), lang)
 
 # %% ../../nbs/data/06_ingest.ipynb #ffb59878
 _NOBODY = ("散客", "游客", "非会员", "无", "匿名", "guest", "unknown", "anonymous", "none", "null", "NULL", "n/a", "N/A", "-", "test",
@@ -454,17 +460,17 @@ def ingest(
     "Read all sources of a workspace into canonical tables and grains, whole or not at all."
     root, began = Path(root).resolve(), time.monotonic()
     config, text = read_config(root), (root / "memtag.yaml").read_text(encoding="utf-8")
-    if made := _simulated(config, root): return _report_of(made, True, 0.0)
+    if made := _simulated(config, root): return _report_of(made, True, 0.0, config.lang)
     check_mapping(config)
     for _, _, spec in config.mappings:
         if "files" in spec: find_files(spec["files"], root)
     with writing(root) as data, _fetched(config, root, data) as config:
         version, current = _source_hash(text, config, root), data / "current" / "manifest.json"
         if current.is_file() and not force and (m := json.loads(current.read_text()))["sha256"] == version:
-            return _report_of(m, True, 0.0)
+            return _report_of(m, True, 0.0, config.lang)
         build = lambda folder: _build(connect(memory_limit=memory_limit), config, root, folder, today or date.today())
         manifest = write_version(data, version, build)
-    return _report_of(manifest, False, time.monotonic() - began)
+    return _report_of(manifest, False, time.monotonic() - began, config.lang)
 
 # %% ../../nbs/data/06_ingest.ipynb #273fc6c9
 def check_workspace(
