@@ -134,8 +134,8 @@ def test_segments(root, member, tmp_path):
 
 
 @pytest.mark.parametrize("words, says", [
-    (["tag", "show", "lifecycl"], "Did you mean 'lifecycle'?"), (["tag", "list", "--class", "lifecicle"], "Did you mean 'lifecycle'?"),
-    (["tag", "run"], "say when"), (["tag", "run", "--as-of", "soon"], "must be a date"), (["tag", "run", "--monthly", "2023-13..2024-01"], "two months"),
+    (["tag", "show", "lifecycl"], "您是不是要找 'lifecycle'？"), (["tag", "list", "--class", "lifecicle"], "您是不是要找 'lifecycle'？"),
+    (["tag", "run"], "say when"), (["tag", "run", "--as-of", "soon"], "应是日期"), (["tag", "run", "--monthly", "2023-13..2024-01"], "two months"),
     (["tag", "run", "--as-of", "2024-02-01", "--dates", "2024-01-01"], "say when"), (["tag", "run", "--as-of", "2024-02-01", "--tag", "tear"], "'tier'"),
     (["tag", "run", "--dates", "2024-02-01", "--refresh"], "goes with --as-of"),
     (["tag", "history"], "say whose"), (["tag", "history", "13812345678"], "138****5678"), (["tag", "history", "--tag", "lifecycl"], "'lifecycle'"),
@@ -152,7 +152,7 @@ def test_segments(root, member, tmp_path):
     (["segment", "export", "win_back", "--out", "x.csv", "--channel", "sms", "--purpose", "marketin"], "'marketing'"),
     (["segment", "export", "win_back", "--out", "x.csv", "--channel", "sms", "--tag", "lifecycl"], "'lifecycle'"),
     (["segment", "export", "--where", "lifecycle == 'lost' and orders_365d > 99", "--out", "x.csv", "--channel", "sms"], "fewer than 5 members"),
-    (["forget", "13812345678"], "not in this workspace"), (["forget"], "name the members"), (["forget", "13812345678", "--yes"], "138****5678"),
+    (["forget", "13812345678"], "不在这个工作区里"), (["forget"], "name the members"), (["forget", "13812345678", "--yes"], "138****5678"),
 ])
 def test_mistakes_end_in_2_and_name_nobody(root, tmp_path, monkeypatch, words, says):
     monkeypatch.chdir(tmp_path)
@@ -239,6 +239,6 @@ def test_assigning_says_what_is_wrong_and_revoking_what_it_ends(root, member, tm
 
 def test_the_preview_of_forgetting(root, member):
     code, text = memtag("forget", "nobody-123", "-w", root)
-    assert code == 2 and "1 of the members is not in this workspace, such as n****3" in text and "This takes" not in text
+    assert code == 2 and "有 1 位会员不在这个工作区里，例如 n****3" in text and "This takes" not in text
     code, text = memtag("forget", member, "-w", root)
-    assert code == 2 and "This takes 1 id (" in text and "say --yes" in text and member not in text
+    assert code == 2 and "This takes 1 id (" in text and "请加 --yes" in text and member not in text

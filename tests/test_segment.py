@@ -477,3 +477,20 @@ def test_the_first_month_of_a_log(roots, undrawn):
     page = text_of("".join(str(show(report)) for show in SECTIONS))
     assert "There is no earlier period to compare with" in page and "Not computable" in page
     assert isinstance(report, Segment) and parse_period("2023-01") == report.period
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_half_a_year_of_a_small_shop(tmp_path, undrawn, lang):
+    "The shipped messy files: nobody's first purchase can be told yet, and the page says so instead of failing."
+    ws = ingested(tmp_path / "shop", lang)
+    report = load_segment(ws, "2024-06", lang=lang)
+    page = text_of("".join(str(show(report)) for show in SECTIONS))
+    assert {"en": "nobody bought for the first time from", "zh": "其后没有首购"}[lang] in page
+
+
+def ingested(root, lang):
+    from memtag_research.data.datasets import sample_files
+    from memtag_research.data.draft import draft
+    from memtag_research.data.ingest import ingest
+    ingest(draft(root, sample_files(root.parent / "files", lang)).accept())
+    return open_workspace(root)

@@ -72,6 +72,7 @@ _REASONS = {
     "why_scope": r"needs the table (?P<need>\w+), which is known for the whole programme",
     "why_log": r"needs the days from (?P<start>[\d-]+) to (?P<end>[\d-]+), "
                r"and the log covers (?P<log_start>[\d-]+) to (?P<log_end>\d+-\d+-\d+)",
+    "why_no_first": r"has no first purchases from (?P<believed>\d+-\d+-\d+) on",
     "why_first": r"needs first orders.*?the log starts on (?P<log_start>[\d-]+): .*? from (?P<believed>\d+-\d+-\d+) on",
     "why_cycle": r"stands on (?P<gaps>[\d,]+) gaps between purchase days, and (?P<needed>[\d,]+)",
     "why_curve": r"curve of concentration needs (?P<needed>\d+) buyers or more, and there are (?P<n>\d+)",

@@ -223,7 +223,10 @@ def first_buyer_days(
 @number
 def seconds(report):
     "Second purchases within 30, 60 and 90 days of the first, of those followed for so long."
-    return second_purchase(member_days_of(report), *first_buyer_days(report), report.period.end, HORIZONS, report.believed)
+    start, end = first_buyer_days(report)
+    rows = second_purchase(member_days_of(report), start, end, report.period.end, HORIZONS, report.believed)
+    if not rows.members.iloc[0]: raise NotComputable(f"{report.period} has no first purchases from {start} on, where they can be told.")
+    return rows
 
 @number
 def seconds_by_channel(report):
