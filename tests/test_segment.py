@@ -492,5 +492,6 @@ def ingested(root, lang):
     from memtag_research.data.datasets import sample_files
     from memtag_research.data.draft import draft
     from memtag_research.data.ingest import ingest
+    from memtag_research.data.workspace import open_workspace
     ingest(draft(root, sample_files(root.parent / "files", lang)).accept())
     return open_workspace(root)
