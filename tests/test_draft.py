@@ -210,3 +210,37 @@ def test_months_that_renamed_a_column(tmp_path):
     assert columns["ts"] == {"from": ["付款时间", "支付时间"]} and columns["channel"] == {"from": "渠道", "if_missing": "empty"}
     ingest(root)
     assert lines_of(open_workspace(root)).net_cents.sum() == 300
+
+
+def mall(folder: Path, whole: str = "each") -> Path:
+    "订单实付 of the whole order on each of its lines, or on the first only; the lines' own prices stand in no column."
+    rows = [["订单号", "买家手机", "支付时间", "商品", "数量", "订单实付", "退款金额"]]
+    for n in range(30):
+        for line in range(1 + n % 3):
+            rows.append([f"W{n:04}", f"139{n % 7:08}", f"2025-0{1 + n % 6}-11 10:{n:02}:00", f"P{line}", "1",
+                         f"{10 + n}.50" if whole == "each" or not line else "", "3.00" if n == 4 else "0.00"])
+    path = folder / f"商城_{whole}.csv"
+    path.write_text("\n".join(",".join(r) for r in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("whole", ["each", "first"])
+def test_an_amount_of_the_whole_order_is_not_counted_on_every_line(tmp_path, whole):
+    made = draft(tmp_path / "my", orders=mall(tmp_path, whole))
+    assert {"draft_ask_spread", "draft_ask_refunds"} <= {q.key for q in made.questions}
+    ingest(made.accept())
+    lines = lines_of(open_workspace(tmp_path / "my"))
+    assert lines.net_cents.sum() == sum(1050 + 100 * n for n in range(30)) and len(lines) == 60
+    assert lines.groupby("order_id").net_cents.sum().loc["W0004"] == 1450
+
+
+def test_months_of_two_layouts_under_one_glob_are_two_sources(tmp_path):
+    "Ingest refuses a file that two sources name: each names its own months."
+    old = "小票号,会员卡号,付款时间,数量,实付金额\nA{m}1,C1,2025-0{m}-03 10:00,1,10.00\n"
+    new = "单据编号;卡号;交易时间;件数;成交金额;渠道;门店;收银员\nB{m}1;C2;2025-0{m}-04 11:00;2;20.00;门店;S1;x\n"
+    for m in (1, 2): (tmp_path / f"流水_{m}.csv").write_text(old.format(m=m), encoding="utf-8")
+    for m in (3, 4): (tmp_path / f"流水_{m}.csv").write_text(new.format(m=m), encoding="utf-8")
+    made = draft(tmp_path / "my", orders=str(tmp_path / "流水_*.csv"))
+    ingest(made.accept())
+    lines = lines_of(open_workspace(tmp_path / "my"))
+    assert sorted(lines.order_id) == ["A11", "A21", "B31", "B41"] and lines.net_cents.sum() == 6000

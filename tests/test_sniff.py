@@ -96,7 +96,7 @@ def test_files_within_files(tmp_path):
 
 
 def test_what_is_no_table_is_refused_with_advice(tmp_path):
-    (tmp_path / "a.xls").write_bytes(b"\xd0\xcf\x11\xe0")
+    (tmp_path / "a.xls").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
     with pytest.raises(ContractError, match="save it as .xlsx"): sniff(tmp_path / "a.xls")
 
 

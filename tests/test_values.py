@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from memtag_research.core import DefinitionError, MemtagError
 from memtag_research.data.contracts import Column
-from memtag_research.data.engine import connect
+from memtag_research.data.engine import as_table, connect
 from memtag_research.data.values import check_how, key_of, read_secret, read_value, use_secret
 
 MEMBER, PRODUCT = Column("member_id", "string", privacy="personal"), Column("product_id", "string")
@@ -173,3 +173,26 @@ def test_serials_and_epochs(con, moment):
     ({"values": ["a"]}, CITY, "must map codes")])
 def test_settings_that_mean_nothing(how, column, says):
     with pytest.raises(DefinitionError, match=says): check_how(how, column, "sources.x.columns.y")
+
+
+@pytest.mark.parametrize("text, how, utc", [
+    ("2025-07-20 03:04:29 +0800", {"zone": "offset"}, "2025-07-19 19:04:29"),
+    ("2025-07-20 03:04:29 +0800", {"format": "%Y-%m-%d %H:%M:%S %z"}, "2025-07-19 19:04:29"),
+    ("2025-07-20T03:04:29-05:30", {"zone": "offset"}, "2025-07-20 08:34:29"),
+    ("2024-01-01 15:00:00+08", {"zone": "offset"}, "2024-01-01 07:00:00"),
+    ("2024-01-01T15:00:00.250Z", {"zone": "offset"}, "2024-01-01 15:00:00.250"),
+    ("2024-01-01 15:00 UTC", {"zone": "offset"}, "2024-01-01 15:00:00"),
+    ("20/07/2025 03:04 +0800", {"format": "%d/%m/%Y %H:%M %z", "zone": "offset"}, "2025-07-19 19:04:00"),
+    ("2025-07-20 03:04:29", {"zone": "offset"}, None),
+])
+def test_times_that_say_their_own_zone(text, how, utc):
+    "Against the offsets as a person adds them up; a clock without its offset is no moment."
+    column = Column("ts", "timestamp")
+    table = as_table(pd.DataFrame({"x": [text]}))
+    found = table.select(v=read_value(table.x, column, how, "Asia/Shanghai").value).execute().v.iloc[0]
+    assert (pd.isna(found) and utc is None) or found == pd.Timestamp(utc)
+
+
+def test_a_format_with_an_offset_refuses_another_zone():
+    with pytest.raises(DefinitionError, match="times with %z say their own zone"):
+        check_how({"format": "%Y-%m-%d %H:%M %z", "zone": "Asia/Shanghai"}, Column("ts", "timestamp"), "sources.order_lines.columns.ts")

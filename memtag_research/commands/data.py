@@ -12,7 +12,7 @@ import sys
 
 import click
 
-from .base import workspace_option
+from .base import kept, workspace_option
 from ..core import ContractError, DefinitionError, ParameterError
 
 # %% ../../nbs/commands/01_data.ipynb #4960b571
@@ -26,7 +26,8 @@ from ..core import ContractError, DefinitionError, ParameterError
 @click.option("--seed", type=int, metavar="S", help="Simulated: another seed, another programme; 0 by default.")
 @click.option("--start", metavar="DATE", help="Simulated: first day; 2023-01-01 by default.")
 @click.option("--end", metavar="DATE", help="Simulated: the day after the last one; 2025-01-01 by default.")
-@click.option("--lang", "locale", type=click.Choice(["en", "zh"]), help="Language; of a simulated programme also its zone and currency.")
+@click.option("--lang", "locale", type=click.Choice(["en", "zh"]), callback=kept("lang"),
+              help="Language; of a simulated programme also its zone and currency.")
 @click.option("--messy", "as_messy_files", is_flag=True, help="Simulated: the same programme as messy exports too, in DIR/files.")
 def init(folder, more, dataset, first, **given):
     "Make a workspace of your own files, of a public dataset, or of an invented programme."

@@ -85,7 +85,7 @@ def segment_sql(name, root, where, as_of):
 @_where_option
 @as_of_option
 @click.option("--out", required=True, metavar="FILE", help=".csv, or .xlsx for the shape xlsx; names members.")
-@click.option("--shape", default="csv", show_default=True, help="csv, xlsx, crm or wecom.")
+@click.option("--shape", help="csv, xlsx, crm or wecom; csv or xlsx by the file's ending when not given.")
 @click.option("--purpose", default="marketing", show_default=True, help="Purpose to which members must have agreed.")
 @click.option("--channel", metavar="C", help="Over which they are written to, such as sms.")
 @click.option("--tag", "tags", multiple=True, metavar="T", help="Write this tag too; may be given more than once.")
@@ -97,4 +97,5 @@ def segment_export(name, root, where, as_of, out, shape, purpose, channel, tags,
     ws, catalogue = open_catalogue(root)
     if bool(name) == bool(where): raise ParameterError("say which: a segment's NAME, or --where \"a rule\".")
     what = pick(catalogue, "segments", name) if name else rule(where)
+    shape = shape or ("xlsx" if out.lower().endswith(".xlsx") else "csv")
     click.echo(export_segment(ws, catalogue, what, tag_day(ws, as_of), out, shape, purpose=purpose, channel=channel, tags=tags, lang=lang))

@@ -12,6 +12,7 @@ __all__ = ['ROLES', 'NEEDED', 'Family', 'families', 'TableDraft', 'draft_table',
 
 # %% ../../nbs/data/06b_draft.ipynb #79777dd6
 import os
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from html import escape
@@ -97,6 +98,7 @@ def _alike(one, other, near):
 def families(
     con,     # DuckDB
     given,   # (canonical table or None, file as the mapping names it, path)
+    root,    # workspace to be: paths start from it
 ) -> list[Family]:
     "Everything that was given, in groups that are read alike."
     groups = []
@@ -105,7 +107,9 @@ def families(
                      and _alike(g[0][3].table, part.table, g[0][1] == named)), None)
         if home is None: groups.append(home := [])
         home.append((table, named, sniffed, part))
-    return [_family(con, group) for group in groups]
+    shared = {named for named, n in Counter(named for g in groups for named in {f[1] for f in g}).items() if n > 1}
+    split = lambda f: (f[0], _named(f[2].path, root) if f[1] in shared else f[1], *f[2:])   # months of two layouts under one glob
+    return [_family(con, [split(f) for f in group]) for group in groups]
 
 def _but_encoding(options): return {k: v for k, v in options.items() if k != "encoding"}
 
@@ -365,7 +369,7 @@ def draft(
             if not isinstance(files, (str, Path, pd.DataFrame)) else files, **roles}.items()
              for pair in _files(what, root, table)]
     if not given: raise ParameterError("draft() needs files: draft('my', ['订单_3月.csv', '会员.xlsx']).")
-    found = families(connect(), list(dict.fromkeys(given)))
+    found = families(connect(), list(dict.fromkeys(given)), root)
     tables, asked = _told_apart(found)
     unlike = "none of the files looks like orders, members, products or payments. Say which it is: draft(…, orders=…)."
     if not tables: raise DefinitionError(unlike)

@@ -11,7 +11,7 @@ __all__ = ['unpivoted', 'fingerprint_sql', 'copies', 'superseded', 'allocated', 
 # %% ../../nbs/data/05f_mending.ipynb #b5aad2f7
 import ibis
 
-from ..core import DefinitionError, Failure
+from ..core import DefinitionError, Failure, show
 from .mapping import names_of, quoted, quoted_text
 
 # %% ../../nbs/data/05f_mending.ipynb #5fd80cd4
@@ -95,6 +95,6 @@ def unlike_amounts(
     groups = table.group_by(over).agg(amounts=table[column].nunique())
     bad = groups.filter(groups.amounts > 1)
     if n := int(bad.count().execute()):
-        first = tuple(bad.limit(3).execute()[over].tolist())
+        first = tuple(show(v) for v in bad.limit(3).execute()[over])
         rule = f"must be the same on every row of one {over} to be spread over them, and differs in {n:,} of them"
         yield Failure(name, column, rule, 0, first, "If it is each row's own amount, take `allocate` out.")

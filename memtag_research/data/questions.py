@@ -10,7 +10,7 @@ nothing is read while one is."""
 # %% auto #0
 __all__ = ['PRIVATE', 'Question', 'Findings', 'Case', 'ask_totals', 'ask_status', 'ask_tests', 'is_contact', 'nobody_in',
            'ask_member', 'ask_times', 'ask_which_time', 'ask_codes', 'ask_kinds', 'amounts', 'ask_money', 'ask_price',
-           'ask_signs', 'ask_spread', 'ask_sum', 'ask_orders', 'ask_quantity', 'examine']
+           'ask_signs', 'ask_spread', 'ask_refunds', 'ask_sum', 'ask_orders', 'ask_quantity', 'examine']
 
 # %% ../../nbs/data/06ab_questions.ipynb #44c2f9df
 import re
@@ -303,18 +303,34 @@ def ask_signs(case: Case, columns: dict) -> Findings:
 # %% ../../nbs/data/06ab_questions.ipynb #930fddfd
 def ask_spread(case: Case, columns: dict) -> Findings:
     "An amount of the whole order on each of its lines."
-    if not {"order_id", "net_cents", "list_cents"} <= set(case.sources): return Findings()
-    lines = case.raw.select(o=case.text("order_id"), net=amounts(case, "net_cents"),
-                            list=amounts(case, "list_cents")).filter(lambda t: t.net > 0)
-    orders = lines.group_by("o").agg(n=lambda t: t.count(), same=lambda t: t.net.min() == t.net.max(), all=lambda t: t.net.max(),
-                                     list=lambda t: t.list.sum(), differ=lambda t: t.list.min() != t.list.max(), top=lambda t: t.list.max())
-    many = orders.filter(orders.n > 1, orders.differ)
-    seen = many.agg(n=many.count(), same=many.same.sum(), over=(many.same & (many["all"] > many.top)).sum(),
-                    rows=many.n.sum()).execute().iloc[0]
-    if seen.n < 2 or seen.same < .95 * seen.n or not seen.over: return Findings()
+    if not {"order_id", "net_cents"} <= set(case.sources): return Findings()
+    listed = "list_cents" in case.sources
+    price = amounts(case, "list_cents") if listed else ibis.null("int64")
+    lines = case.raw.select(o=case.text("order_id"), net=amounts(case, "net_cents"), list=price)
+    orders = lines.filter(lines.net.isnull() | (lines.net > 0)).group_by("o").agg(
+        n=lambda t: t.count(), amounts=lambda t: t.net.nunique(), paid=lambda t: t.net.max(), blank=lambda t: t.net.isnull().any(),
+        differ=lambda t: t.list.min() != t.list.max(), top=lambda t: t.list.max())
+    many = orders.filter(orders.n > 1, orders.amounts > 0, orders.differ if listed else True)
+    whole = many.amounts == 1
+    over = whole & ((many.paid > many.top) | many.blank)
+    seen = many.agg(n=many.count(), whole=whole.sum(), over=over.sum(), rows=many.n.sum()).execute().iloc[0]
+    if seen.n < (2 if listed else _ENOUGH) or seen.whole < .95 * seen.n or (listed and not seen.over): return Findings()
     how = columns["net_cents"] if isinstance(columns["net_cents"], dict) else {"from": columns["net_cents"]}
-    return Findings({"net_cents": how | {"allocate": {"over": "order_id", "by": "list_cents"}}}, [],
+    spread = {"allocate": {"over": "order_id"} | ({"by": "list_cents"} if listed else {})}
+    return Findings({"net_cents": how | spread}, [],
                     [case.ask("net_cents", "draft_ask_spread", "allocate", seen.rows, source=case.sources["net_cents"])])
+
+_ENOUGH = 10   # orders of several lines with one amount: without a list price, fewer may be chance
+
+def ask_refunds(case: Case) -> Findings:
+    "Columns of refunds beside the sales, which the lines do not say."
+    taken, asked = set(case.sources.values()), []
+    for source in (s for s in case.found if s not in taken and _REFUNDED.search(s)):
+        filled = case.raw[source].cast("string").re_replace(r"[^1-9]", "").nullif("").notnull()
+        if n := case.count(filled): asked.append(case.ask("", "draft_ask_refunds", "–", n, source=source))
+    return Findings({}, [], asked)
+
+_REFUNDED = re.compile(r"(?i)退款金额|退货金额|实退|refunded amount|amount refunded|refund amount|^refunds?$")
 
 def ask_sum(case: Case) -> Findings:
     "Whether paid is list less reductions, said as a share of rows."
@@ -385,6 +401,7 @@ def examine(
         elif column not in made.columns: made.columns[column] = case.sources[column]
     if case.table == "order_lines":
         for ask in (ask_signs, ask_spread): made.add(ask(case, made.columns))
+        made.add(ask_refunds(case))
     made.columns = {c: made.columns[c] for c in declared if c in made.columns} | settled
     made.questions = [q for q in made.questions if q.column not in settled]
     made.columns = {c: how for c, how in made.columns.items() if how != "" and how is not None}

@@ -220,8 +220,7 @@ def sniff(
     if not path.is_file(): raise DefinitionError(f"there is no file {path.name!r} in {path.parent.name or path.parent}/.")
     if not path.stat().st_size: raise _refused(path, "has no content (0 bytes)", "Was the export cut off?")
     if kind == ".parquet": return [Sniffed(path)]
-    if kind == ".xls": raise _refused(path, "is an old Excel workbook", "Open it and save it as .xlsx or as CSV UTF-8.")
-    if kind in BOOKS: return _sheets(path)
+    if kind in (*BOOKS, ".xls"): return _sheets(path)   # which says what a file named .xls really is
     if kind == ".zip": return _zipped(path)
     if kind in TEXTS: return [Sniffed(path, *_text_options(lambda: _bytes_of(path), kind))]
     raise _refused(path, f"has the ending {kind or 'of no kind'}, which is not read",

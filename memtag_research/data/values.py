@@ -237,10 +237,24 @@ def _clocks(value, spec):
     ways += [(_by_name(text, f), f.startswith("epoch")) for f in formats if f in NAMED_FORMATS[:4]]
     return ways or [(ibis.null("timestamp(6)"), True)]
 
+_AWAY = r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"   # how far a clock is from UTC, at the end of a time
+
+def _has_offset(spec): return any("%z" in f for f in formats_of(spec))
+
+def _with_offset(text, formats):
+    "UTC of times that say how far their clock is from it: 2024-01-05 18:30:00 +0800, 2024-01-05T10:30:00Z."
+    away = text.re_extract(_AWAY, 1)
+    sign, hours, minutes = (away.re_extract(r"^([+-])(\d{2}):?(\d{2})?$", i) for i in (1, 2, 3))
+    seconds = hours.try_cast("int64").fill_null(0) * 3600 + minutes.try_cast("int64").fill_null(0) * 60
+    formats = [f.replace("%z", "").strip() for f in formats if "%" in f]
+    clock = _by_strptime(text.re_replace(_AWAY, ""), [*formats, "%Y-%m-%dT%H:%M:%S.%f"])
+    utc = clock - (seconds * ibis.ifelse(sign == "-", -1, 1)).as_interval("s")
+    return ibis.ifelse(away == "", None, utc).cast("timestamp(6)")
+
 def _as_moment(value, spec, zone):
     "UTC; clock times by their zone, times with a zone of their own as they are."
     given = _zone(spec.get("zone"), zone)
-    if given == "offset" and value.type().is_string(): return read_times(_stripped(value), offset=True)
+    if value.type().is_string() and (given == "offset" or _has_offset(spec)): return _with_offset(_stripped(value), formats_of(spec))
     moments = [t if utc or given in ("offset", "UTC") else to_utc(t, given).cast("timestamp(6)") for t, utc in _clocks(value, spec)]
     return ibis.coalesce(*moments) if len(moments) > 1 else moments[0]
 
@@ -312,6 +326,8 @@ def check_how(
             raise DefinitionError(f"{where}: there is no format {name!r}.{did_you_mean(name, NAMED_FORMATS)} A format is such as "
                                   f"'%Y-%m-%d %H:%M', or one of {', '.join(NAMED_FORMATS)}.")
     _zone(how.get("zone"), "UTC")
+    if _has_offset(how) and how.get("zone", "offset") != "offset":
+        raise DefinitionError(f"{where}: times with %z say their own zone, so `zone: {how['zone']}` cannot hold. Leave it out.")
 
 # %% ../../nbs/data/05a_values.ipynb #b9e0ebd5
 _WORDS = {"int64": "a whole number", "decimal(18, 3)": "a number", "float64": "a number", "timestamp": "a time", "date": "a date"}

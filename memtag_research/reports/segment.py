@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import NotComputable
+from ..data.workspace import GRAINS
 from ..language import (COLOURS, format_change, format_date, format_money, format_number, format_percent,
                                       format_period_end, glossary, label)
 from ..measures.cohorts import plot_cohorts
@@ -142,8 +143,8 @@ _SCOPE_WORDS = {"channel": "channel", "store_id": "store", "region": "region", "
 def _doubts(report):
     "What a reader should know of the data before believing the numbers."
     found, doubts = quality(report), []
-    read = sum(t["read"] for t in report.ws.manifest["tables"].values())
-    dropped = sum(sum(t["dropped"].values()) for t in report.ws.manifest["tables"].values())
+    sources = [t for name, t in report.ws.manifest["tables"].items() if name not in GRAINS]   # the grains were read from nothing
+    read, dropped = sum(t["read"] for t in sources), sum(sum(t["dropped"].values()) for t in sources)
     if dropped > read / 100: doubts.append(_say(report, "doubt_dropped", n=_number(report, dropped),
                                                 share=_number(report, dropped / read, "rate")))
     if found["unknown"] and found["unknown"] > found["lines"] / 1000:
