@@ -237,6 +237,7 @@ def _clocks(value, spec):
     ways += [(_by_name(text, f), f.startswith("epoch")) for f in formats if f in NAMED_FORMATS[:4]]
     return ways or [(ibis.null("timestamp(6)"), True)]
 
+# %% ../../nbs/data/05a_values.ipynb #5a67fcf0
 _AWAY = r"\s*(Z|UTC|GMT|[+-]\d{2}(?::?\d{2})?)$"   # how far a clock is from UTC, at the end of a time
 
 def _has_offset(spec): return any("%z" in f for f in formats_of(spec))
