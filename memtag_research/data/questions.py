@@ -322,6 +322,7 @@ def ask_spread(case: Case, columns: dict) -> Findings:
 
 _ENOUGH = 10   # orders of several lines with one amount: without a list price, fewer may be chance
 
+# %% ../../nbs/data/06ab_questions.ipynb #bad336d2
 def ask_refunds(case: Case) -> Findings:
     "Columns of refunds beside the sales, which the lines do not say."
     taken, asked = set(case.sources.values()), []
