@@ -244,3 +244,16 @@ def test_months_of_two_layouts_under_one_glob_are_two_sources(tmp_path):
     ingest(made.accept())
     lines = lines_of(open_workspace(tmp_path / "my"))
     assert sorted(lines.order_id) == ["A11", "A21", "B31", "B41"] and lines.net_cents.sum() == 6000
+
+
+def test_ids_of_two_kinds_are_said_for_each_export(tmp_path):
+    "Tills know the card, the mall the phone: whichever the members are known by, the other export finds nobody, and the page says so."
+    (tmp_path / "会员.csv").write_text("会员卡号,手机号,入会时间\n" + "".join(f"{n:06},139{n:08},2024-01-01\n" for n in range(20)), encoding="utf-8")
+    (tmp_path / "流水.csv").write_text("小票号,会员卡号,付款时间,数量,实付金额\n" + "".join(
+        f"A{n},{n % 20:06},2025-01-03 10:{n:02}:00,1,{n}.00\n" for n in range(40)), encoding="utf-8")
+    (tmp_path / "商城.csv").write_text("订单编号;手机号;支付时间;商品件数;订单金额;渠道\n" + "".join(
+        f"W{n};139{n % 20:08};2025-02-03 10:{n:02}:00;1;{n}.50;小程序\n" for n in range(30)), encoding="utf-8")
+    made = draft(tmp_path / "my", [tmp_path / name for name in ("会员.csv", "流水.csv", "商城.csv")])
+    assert [d.table for d in made.tables].count("order_lines") == 2
+    said = {q.key: q for q in made.questions if q.column == "member_id"}
+    assert said["draft_ask_bridge"].rows in (30, 40) and "100%" in said["draft_ask_overlap"].text("zh")

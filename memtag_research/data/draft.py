@@ -278,17 +278,34 @@ def _pairs(orders, members):
 
 def _same_ids(tables):
     "Tables with the ids that agree best, and what is to be said about it."
-    orders, members = (next((d for d in tables if d.table == t), None) for t in ("order_lines", "members"))
-    if not orders or not members or "member_id" in {**orders.settled, **members.settled}: return tables, []
-    shares = {pair: _overlap(orders, members, pair) for pair in _pairs(orders, members)}
-    if not shares: return tables, []
-    usual = tuple(d.sources.get("member_id") for d in (orders, members))
-    best = max(shares, key=lambda pair: (round(shares[pair][0], 1), pair == usual))
-    if best != usual:
-        fresh = {id(d): draft_table(d.family, d.table, d.settled | {"member_id": source}) for d, source in zip((orders, members), best)}
-        tables = [fresh.get(id(d), d) for d in tables]
-    share, without = shares[best]
-    return tables, [Question("", "member_id", "draft_ask_overlap", {"share": f"{share:.0%}"}, taken=" = ".join(best), rows=without)]
+    orders, members = [d for d in tables if d.table == "order_lines"], next((d for d in tables if d.table == "members"), None)
+    if not orders or not members or any("member_id" in d.settled for d in (*orders, members)): return tables, []
+    shares = {id(d): {pair: _overlap(d, members, pair) for pair in _pairs(d, members)} for d in orders}
+    known = {b for found in shares.values() for _, b in found}
+    if not known: return tables, []
+    usual = members.sources.get("member_id")
+    reach = lambda b: sum(max((s[0] for pair, s in found.items() if pair[1] == b), default=0) for found in shares.values())
+    best = max(known, key=lambda b: (round(reach(b), 1), b == usual))
+    fresh, asked = {id(members): _with_id(members, best)}, []
+    for d in orders:
+        found = {pair[0]: s for pair, s in shares[id(d)].items() if pair[1] == best}
+        source = max(found, key=lambda a: (round(found[a][0], 1), a == d.sources.get("member_id")), default=d.sources.get("member_id"))
+        if source is None: continue   # an export without ids of members
+        fresh[id(d)] = _with_id(d, source)
+        asked.append(_matched(d, source, best, found.get(source), len(orders) > 1))
+    return [fresh.get(id(d), d) for d in tables], asked
+
+def _with_id(drafted, source):
+    if drafted.sources.get("member_id") == source: return drafted
+    return draft_table(drafted.family, drafted.table, drafted.settled | {"member_id": source})
+
+def _matched(drafted, source, column, found, several):
+    "How many buyers of an export are members; where its ids are of another kind, that nobody can be."
+    file = drafted.family.names[0]
+    words = {"file": file, "source": source, "column": column}
+    if found is None: return Question("", "member_id", "draft_ask_bridge", words, taken="–", rows=drafted.rows)
+    taken = f"{file}: {source} = {column}" if several else f"{source} = {column}"
+    return Question("", "member_id", "draft_ask_overlap", {"share": f"{found[0]:.0%}"}, taken=taken, rows=found[1])
 
 # %% ../../nbs/data/06b_draft.ipynb #5bed107d
 @dataclass(frozen=True)
