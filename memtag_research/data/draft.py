@@ -276,6 +276,7 @@ def _pairs(orders, members):
     def could(d): return [g.source for g in candidates(d.found, d.table) if g.column == "member_id" and g.confidence >= .6][:3]
     return [(a, b) for a in could(orders) for b in could(members) if is_contact(orders.found[a]) == is_contact(members.found[b])]
 
+# %% ../../nbs/data/06b_draft.ipynb #af1905b6
 def _same_ids(tables):
     "Tables with the ids that agree best, and what is to be said about it."
     orders, members = [d for d in tables if d.table == "order_lines"], next((d for d in tables if d.table == "members"), None)
