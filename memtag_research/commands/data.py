@@ -49,11 +49,12 @@ _OPTIONS = {"locale": "lang", "as_messy_files": "messy"}
 def _from_files(folder, files, given):
     "Draft a mapping, show it, and write it where nothing is open."
     from memtag_research.data.draft import draft, write_draft
+    from memtag_research.language import label
     lang = given.pop("locale", None)
     for name in given: raise ParameterError(f"--{_OPTIONS.get(name, name)} goes with --dataset simulated only, not with --from.")
     made = draft(folder, files, lang=lang)
     click.echo(f"{made}\n")
-    if not made.open_questions: return click.echo(f"Made {made.accept()}/memtag.yaml. Read it, then: memtag ingest -w {folder}")
+    if not made.open_questions: return click.echo(label("draft_made", made.lang).format(path=made.accept() / "memtag.yaml", folder=folder))
     path = write_draft(made)
     raise DefinitionError(f"nothing can be read yet (questions that are open: {len(made.open_questions)}). Answer them in {path}, "
                           f"save it as memtag.yaml, then: memtag ingest -w {folder}")
