@@ -99,7 +99,7 @@ def test_a_simulated_programme(tmp_path):
     assert (tmp_path / "it/truth/people.parquet").exists() and (tmp_path / "it/files/会员.xlsx").exists()
     assert memtag("check", "-w", tmp_path / "it")[0] == 0
     code, text = memtag("ingest", "-w", tmp_path / "it")
-    assert code == 0 and "Nothing changed" in text
+    assert code == 0 and "自上次读入以来没有变化" in text
     code, text = memtag("metrics", "-w", tmp_path / "it", "--period", "2023-07")
     assert code == 0 and "¥" in text and "会员销售额" in text
 
