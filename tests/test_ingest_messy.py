@@ -454,3 +454,16 @@ def test_a_table_from_two_exports_that_are_laid_out_differently(tmp_path):
     sources["order_lines"][1]["columns"]["tss"] = "付款时间"
     (tmp_path / "memtag.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
     with pytest.raises(MemtagError, match=r"sources.order_lines\[2\].columns.tss.*Did you mean 'ts'"): ingest(tmp_path)
+
+
+@pytest.mark.parametrize("rows, shown", [(6, "'换货中'"), (1, "换***")])
+def test_a_code_that_is_not_listed_is_shown_where_many_rows_have_it(tmp_path, rows, shown):
+    "In many rows it is a code, and the user needs it to list it; in one it could be a name."
+    lines = [f"{n},C{n},2024-01-05 10:00,1,1.00,{'换货中' if n < rows else '销售'}" for n in range(8)]
+    (tmp_path / "o.csv").write_text("\n".join(["receipt,card,time,qty,paid,kind", *lines]), encoding="utf-8")
+    columns = {"order_id": "receipt", "member_id": "card", "ts": "time", "quantity": "qty", "net_cents": "paid",
+               "line_kind": {"from": "kind", "values": {"销售": "sale"}}}
+    config = {"name": "Codes", "currency": "CNY", "zone": "Asia/Shanghai", "sources": {"order_lines": {"files": "o.csv", "columns": columns}}}
+    (tmp_path / "memtag.yaml").write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    with pytest.raises(ContractError) as error: ingest(tmp_path)
+    assert f"first values: {shown}." in str(error.value)

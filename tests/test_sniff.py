@@ -191,3 +191,11 @@ def test_examples_show_no_person():
     shown = str([p.examples(hidden=False) for p in found.values()])
     assert "59.90" in shown     # what is nobody's is shown
     assert not any(secret in shown for secret in ("Ann Lee", "13812345678", "example.com"))
+
+
+def test_an_archive_that_is_damaged_or_of_something_else_is_refused_with_advice(tmp_path):
+    "The same words as at ingest: one function opens archives."
+    (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04" + bytes(200))
+    with pytest.raises(ContractError, match="is not a readable zip archive.*Export or copy it again"): sniff(tmp_path / "cut.zip")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive: archive.writestr("a.jpg", b"x")
+    with pytest.raises(ContractError, match="holds no CSV, Parquet or workbook"): sniff(tmp_path / "photos.zip")

@@ -29,7 +29,7 @@ import ibis
 
 import memtag_research.data
 from ..core import ContractError, DefinitionError, Failure, MemtagError, mask
-from .contracts import MONEY_KINDS, ORDER_KINDS, Column, check_table, contract
+from .contracts import MONEY_KINDS, ORDER_KINDS, Column, check_table, contract, first_shown
 from .databases import fetch
 from .engine import connect, to_local, total
 from .grains import grains
@@ -138,9 +138,10 @@ def _unreadable_values(staged, table, spec):
         how = settings_of(spec["columns"][name])
         if not counts[name] or "on_error" in how: continue
         column = _column(table, name, how)
-        values = kept.filter(kept[f"_bad_{name}"].notnull()).limit(3).execute()[f"_bad_{name}"].tolist()
+        bad = kept.filter(kept[f"_bad_{name}"].notnull())[f"_bad_{name}"]
+        values = bad.as_table().limit(3).execute().iloc[:, 0].tolist()
         hidden = any(p in str(spec["columns"][name]) for p in personal)   # an id that was mapped to the wrong column
-        seen = tuple(dict.fromkeys(map(mask if hidden else column.show, values)))
+        seen = tuple(dict.fromkeys(map(mask, values))) if hidden else first_shown(bad, column, coded=bool(how.get("values")))
         yield Failure(table, name, f"cannot be read as {kind_in_words(column)}", int(counts[name]), seen,
                       advice_for(column, values, how))
 

@@ -20,10 +20,11 @@ import re
 import zipfile
 from collections import Counter
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 
-from ..core import ContractError, DefinitionError, Failure
+from ..core import DefinitionError
+from .sheets import find_sheets, first_rows, refused
+from .sources import archive_files
 
 # %% ../../nbs/data/06a_sniff.ipynb #c9f9c985
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
@@ -175,7 +176,6 @@ def _header_option(header):
 # %% ../../nbs/data/06a_sniff.ipynb #632ad933
 def _sheets(path):
     "One for each visible sheet that has rows."
-    from memtag_research.data.sheets import find_sheets, first_rows
     every = find_sheets(path)
     hidden = tuple(("draft_hidden_sheet", {"sheet": s.name}) for s in every if s.hidden)
     shown = [s for s in every if not s.hidden and s.rows]
@@ -186,30 +186,16 @@ def _sheets(path):
         found.append(Sniffed(path, options, hidden + (() if header else (("draft_no_header", {}),))))
     return found
 
-def _member_name(info):
-    "The name of a file within a zip, also one that Windows wrote in its own code page."
-    if info.flag_bits & 0x800: return info.filename
-    try: return info.filename.encode("cp437").decode("gb18030")
-    except UnicodeError: return info.filename
-
 def _zipped(path):
     "One for all files within that are read alike; each by its name where they are not."
-    with zipfile.ZipFile(path) as archive:
-        wanted = [i for i in archive.infolist() if not i.is_dir() and i.file_size and not _is_litter(i.filename)
-                  and any(fnmatch(i.filename.lower(), f"*{s}") for s in (".csv", ".tsv", ".txt"))]
-    found = [(_member_name(i), *_text_options(lambda i=i: _bytes_of(path, i.filename), Path(i.filename).suffix.lower())) for i in wanted]
+    packed = sorted(archive_files(path)[0], key=lambda pair: pair[0].header_offset)   # in the order of the archive
+    wanted = [(m, name) for m, name in packed if m.file_size and Path(name).suffix.lower() in (".csv", ".tsv", ".txt")]
+    found = [(name, *_text_options(lambda m=m: _bytes_of(path, m), Path(name).suffix.lower())) for m, name in wanted]
     if found and all(f[1:] == found[0][1:] for f in found): return [Sniffed(path, found[0][1], found[0][2])]
     return [Sniffed(path, {"inside": name} | options, notes) for name, options, notes in found]
 
-def _is_litter(name):
-    "What operating systems leave in a zip and in a folder."
-    return name.startswith("__MACOSX") or Path(name).name.startswith(("~$", "._", "."))
-
 # %% ../../nbs/data/06a_sniff.ipynb #1c99fe49
 BOOKS, TEXTS = (".xlsx", ".xlsm", ".ods"), (".csv", ".tsv", ".txt", ".gz")
-
-def _refused(path, rule, advice):
-    return ContractError("a file cannot be read:", [Failure(path.name, "", rule, advice=advice)])
 
 def sniff(
     path: str | Path,     # one file
@@ -218,10 +204,10 @@ def sniff(
     path = Path(path)
     kind = path.suffix.lower()
     if not path.is_file(): raise DefinitionError(f"there is no file {path.name!r} in {path.parent.name or path.parent}/.")
-    if not path.stat().st_size: raise _refused(path, "has no content (0 bytes)", "Was the export cut off?")
+    if not path.stat().st_size: raise refused(path, "has no content (0 bytes)", "Was the export cut off?")
     if kind == ".parquet": return [Sniffed(path)]
     if kind in (*BOOKS, ".xls"): return _sheets(path)   # which says what a file named .xls really is
     if kind == ".zip": return _zipped(path)
     if kind in TEXTS: return [Sniffed(path, *_text_options(lambda: _bytes_of(path), kind))]
-    raise _refused(path, f"has the ending {kind or 'of no kind'}, which is not read",
+    raise refused(path, f"has the ending {kind or 'of no kind'}, which is not read",
                    f"Read are {', '.join((*TEXTS, *BOOKS, '.zip', '.parquet'))}.")
