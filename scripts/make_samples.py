@@ -3,7 +3,7 @@
     .venv/bin/python scripts/make_samples.py
 
 Everybody in them is invented (`make_programme`), phones included. The files are shipped as they are; run this only to change them,
-and change the numbers in the tutorials and in tests/test_tutorial_files.py with them.
+and change the numbers in the tutorials `01` with them.
 """
 
 import shutil
